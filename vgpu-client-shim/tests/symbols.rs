@@ -73,7 +73,8 @@ extern const char *cudaGetErrorString(int);
 extern int cudaGLGetDevices(void), cudaGetLastError(void);
 int main(void) {
     int first = cudaGLGetDevices(), second = cudaGLGetDevices();
-    printf("%d %d %s %d %d\n", first, second, cudaGetErrorString(2), cudaGetLastError(), cudaGetLastError());
+    int last = cudaGetLastError();
+    printf("%d %d %s %d %d\n", first, second, cudaGetErrorString(2), last, cudaGetLastError());
     return 0;
 }
 "#;

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 /// `target/<profile>/shim/`: the client libraries under the names that programs ask for.
 ///
 /// They are cdylibs of other packages, which `cargo test` does not build by itself.
-pub fn shim_folder() -> &'static Path {
+pub(crate) fn shim_folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
@@ -30,7 +30,7 @@ pub fn shim_folder() -> &'static Path {
 }
 
 /// Compiles a C program with `arguments`; `None`, with a printed reason, where there is no C compiler.
-pub fn compile(folder: &Path, name: &str, source: &str, arguments: &[&str]) -> Option<PathBuf> {
+pub(crate) fn compile(folder: &Path, name: &str, source: &str, arguments: &[&str]) -> Option<PathBuf> {
     let file = folder.join(format!("{name}.c"));
     std::fs::write(&file, source).expect("a temporary folder is writable");
     let program = folder.join(name);
@@ -48,14 +48,14 @@ pub fn compile(folder: &Path, name: &str, source: &str, arguments: &[&str]) -> O
 }
 
 /// What a program printed, and its status.
-pub struct Ran {
-    pub stdout: String,
-    pub stderr: String,
-    pub status: Option<i32>,
+pub(crate) struct Ran {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) status: Option<i32>,
 }
 
 /// Runs a program with a clean environment and `variables`.
-pub fn run(program: &Path, variables: &[(&str, &str)]) -> Ran {
+pub(crate) fn run(program: &Path, variables: &[(&str, &str)]) -> Ran {
     let output = Command::new(program).env_clear().envs(variables.iter().copied()).output();
     let output = output.unwrap_or_else(|error| panic!("cannot run {}: {error}", program.display()));
     Ran {
