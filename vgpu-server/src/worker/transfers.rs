@@ -135,7 +135,7 @@ impl Transfers {
             }
         });
         // The copy's own failure breaks the context and is reported by the next call.
-        drop(copied);
+        let _ = copied;
         Ok(())
     }
 
