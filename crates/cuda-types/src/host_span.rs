@@ -62,7 +62,9 @@ impl HostSpan {
             return &mut [];
         }
         // SAFETY: as in `read`, and the operation is one that writes the range.
-        unsafe { std::slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut(self.address), self.bytes) }
+        unsafe {
+            std::slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut(self.address), self.bytes)
+        }
     }
 }
 
