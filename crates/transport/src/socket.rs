@@ -1,0 +1,182 @@
+//! TCP and Unix sockets.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::link::{Link, LinkError};
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A host name or IP address, and a port.
+    Tcp { host: String, port: u16 },
+    /// A socket in the file system.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Address::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A connected stream socket. Closed when dropped; the descriptor does not survive an exec.
+pub struct SocketLink {
+    socket: Socket,
+    peer: String,
+}
+
+impl SocketLink {
+    /// Connects within `timeout`, over all addresses that the host name has. An established connection counts as
+    /// lost after `link_timeout` without a sign of life from the peer's kernel, however busy the peer itself is.
+    pub fn connect(
+        address: &Address,
+        timeout: Duration,
+        link_timeout: Duration,
+    ) -> Result<SocketLink, LinkError> {
+        let peer = address.to_string();
+        match address {
+            Address::Unix(path) => {
+                let socket = SockAddr::unix(path)
+                    .and_then(|name| {
+                        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                        socket.connect_timeout(&name, timeout)?;
+                        Ok(socket)
+                    })
+                    .map_err(|source| LinkError::connecting(peer.clone(), timeout, source))?;
+                SocketLink::from_socket(socket, peer, link_timeout)
+            }
+            Address::Tcp { host, port } => {
+                let addresses: Vec<SocketAddr> = match host.parse::<IpAddr>() {
+                    Ok(ip) => vec![SocketAddr::new(ip, *port)],
+                    Err(_) => (host.as_str(), *port)
+                        .to_socket_addrs()
+                        .map_err(|source| LinkError::Unresolved { peer: peer.clone(), source })?
+                        .collect(),
+                };
+                let mut failure = io::Error::new(io::ErrorKind::NotFound, "no address");
+                for address in addresses {
+                    match connect_tcp(address, timeout) {
+                        Ok(socket) => return SocketLink::from_socket(socket, peer, link_timeout),
+                        Err(error) => failure = error,
+                    }
+                }
+                Err(LinkError::connecting(peer, timeout, failure))
+            }
+        }
+    }
+
+    /// Takes over a connected socket, as a worker does with the one that its daemon accepted.
+    pub fn from_descriptor(
+        descriptor: OwnedFd,
+        peer: String,
+        link_timeout: Duration,
+    ) -> Result<SocketLink, LinkError> {
+        SocketLink::from_socket(Socket::from(descriptor), peer, link_timeout)
+    }
+
+    fn from_socket(socket: Socket, peer: String, link_timeout: Duration) -> Result<SocketLink, LinkError> {
+        let link = SocketLink { socket, peer };
+        link.configure(link_timeout).map_err(|source| link.lost(source))?;
+        Ok(link)
+    }
+
+    fn configure(&self, link_timeout: Duration) -> io::Result<()> {
+        self.socket.set_nonblocking(false)?;
+        if self.socket.domain()? == Domain::UNIX {
+            return Ok(());
+        }
+        self.socket.set_tcp_nodelay(true)?;
+        // Probes once a second (the kernel's finest step) until the timeout is used up.
+        let probes = u32::try_from(link_timeout.as_secs()).unwrap_or(u32::MAX).max(1);
+        let second = Duration::from_secs(1);
+        self.socket.set_tcp_keepalive(
+            &TcpKeepalive::new().with_time(second).with_interval(second).with_retries(probes),
+        )?;
+        self.socket.set_tcp_user_timeout(Some(link_timeout))
+    }
+
+    fn lost(&self, source: io::Error) -> LinkError {
+        match source.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected => {
+                LinkError::Closed { peer: self.peer.clone() }
+            }
+            _ => LinkError::Lost { peer: self.peer.clone(), source },
+        }
+    }
+}
+
+fn connect_tcp(address: SocketAddr, timeout: Duration) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.connect_timeout(&address.into(), timeout)?;
+    Ok(socket)
+}
+
+impl Link for SocketLink {
+    fn send(&self, parts: &[&[u8]]) -> Result<(), LinkError> {
+        let mut slices: Vec<IoSlice<'_>> =
+            parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
+        let mut left = &mut slices[..];
+        while !left.is_empty() {
+            // send_vectored passes MSG_NOSIGNAL: a lost peer is an error here and no signal to a foreign program.
+            match SockRef::from(&self.socket).send_vectored(left) {
+                Ok(sent) => IoSlice::advance_slices(&mut left, sent),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.lost(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&self, into: &mut [u8]) -> Result<usize, LinkError> {
+        loop {
+            match rustix::io::read(&self.socket, &mut *into) {
+                Ok(0) => return Err(LinkError::Closed { peer: self.peer.clone() }),
+                Ok(received) => return Ok(received),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(self.lost(error.into())),
+            }
+        }
+    }
+
+    fn wait_readable(&self, timeout: Duration) -> Result<bool, LinkError> {
+        readable(self.socket.as_fd(), timeout).map_err(|source| self.lost(source))
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn shutdown(&self) {
+        // An error means that the socket is down already.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+
+    fn peer(&self) -> &str {
+        &self.peer
+    }
+}
+
+/// Waits until a descriptor polls readable, at most `timeout`.
+pub(crate) fn readable(descriptor: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    let timeout = Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    };
+    match poll(&mut [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)], Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

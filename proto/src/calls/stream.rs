@@ -1,0 +1,34 @@
+//! Chapter 0x05: streams.
+
+use cuda_types::{CUevent, CUstream};
+
+use crate::param::Named;
+
+/// The opcode that ends a stream's name.
+pub(crate) const DESTROY: u16 = 0x0502;
+
+macro_rules! stream_calls {
+    ($reader:path) => {
+        $reader! {
+            /// Calls about streams. Handle 0 and 1 are the legacy default stream.
+            trait StreamCalls; rows ROWS;
+
+            /// Makes a stream; flags 1 = does not synchronize with the legacy default stream.
+            0x0501 since 1 post fn cuStreamCreateWithPriority(flags: u32, priority: i32) -> Named<CUstream>;
+            /// Ends a stream, once its work is done; does not wait.
+            0x0502 since 1 post fn cuStreamDestroy_v2(stream: CUstream);
+            /// Waits until the stream's work is done.
+            0x0503 since 1 wait fn cuStreamSynchronize(stream: CUstream);
+            /// Whether the stream's work is done: `Ok`, or `CUDA_ERROR_NOT_READY`.
+            0x0504 since 1 wait fn cuStreamQuery(stream: CUstream);
+            /// Later work of the stream waits for the event's last recording.
+            0x0505 since 1 post fn cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: u32);
+        }
+    };
+}
+
+stream_calls!(crate::calls::declare);
+stream_calls!(crate::calls::remote);
+stream_calls!(crate::calls::serve);
+#[cfg(test)]
+stream_calls!(crate::calls::tests::probe);

@@ -1,0 +1,57 @@
+//! What a worker needs of a device beside the calls of the table: host memory it can stage in, signals, facts.
+
+use cuda_types::{CUdeviceptr, CUstream, CuResult, HostSpan};
+
+use crate::calls::Driver;
+use crate::facts::DeviceFacts;
+
+/// Runs once when a stream arrives where it was put; gets the error if the context is broken. It must not call the
+/// device.
+pub type Callback = Box<dyn FnOnce(CuResult<()>) + Send>;
+
+/// A device behind a worker: the calls of the table plus what the worker builds transfers from.
+///
+/// Any thread may call any method; calls that a thread makes one after the other take effect in that order. Streams,
+/// events, modules and functions are the device's own handles here, never the client's names.
+pub trait Device: Driver + Send + Sync {
+    /// The device's description. Needs no context.
+    fn facts(&self) -> CuResult<DeviceFacts>;
+
+    /// Reserves `bytes` of device address space at exactly `base`, for the chunks that `vgpuMemMap` maps.
+    /// `MAP_FAILED` when something lies there: the caller proposes another place.
+    fn reserve_window(&self, base: u64, bytes: u64) -> CuResult<()>;
+
+    /// Pinned host memory that the device copies from and to quickly; lives as long as the device.
+    fn staging(&self, bytes: usize) -> CuResult<HostSpan>;
+
+    /// `cuMemcpyHtoDAsync_v2`: copies pinned host memory to the device in stream order. The span stays untouched
+    /// until the stream has passed.
+    fn cuMemcpyHtoDAsync_v2(&self, dst: CUdeviceptr, src: HostSpan, stream: CUstream) -> CuResult<()>;
+
+    /// `cuMemcpyDtoHAsync_v2`: copies device memory to pinned host memory in stream order.
+    fn cuMemcpyDtoHAsync_v2(&self, dst: HostSpan, src: CUdeviceptr, stream: CUstream) -> CuResult<()>;
+
+    /// `cuStreamAddCallback`: runs `callback` when the stream arrives here, always, with the context's error if it
+    /// has one by then. Later work of the stream waits until the callback has returned.
+    fn cuStreamAddCallback(&self, stream: CUstream, callback: Callback) -> CuResult<()>;
+
+    /// Makes a closed gate. Cheap; gates are reused only by the device itself.
+    fn gate_create(&self) -> CuResult<u64>;
+
+    /// Later work of the stream waits until the gate is open.
+    fn gate_wait(&self, gate: u64, stream: CUstream) -> CuResult<()>;
+
+    /// Opens a gate: streams waiting at it go on, later waits pass at once. Never blocks.
+    fn gate_open(&self, gate: u64) -> CuResult<()>;
+
+    /// Ends a gate that is open and at which no stream waits any more.
+    fn gate_destroy(&self, gate: u64);
+
+    /// The stream that does not synchronize with the default streams, for the worker's own copies.
+    fn helper_stream(&self) -> CuResult<CUstream>;
+
+    /// Hands out what kernels have printed so far, when the device keeps it itself.
+    fn take_printed(&self) -> Vec<u8> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,53 @@
+//! What is told once, with the handshake or with a module load, so that nobody has to ask again.
+
+use bincode::{Decode, Encode};
+
+/// A device as its server describes it.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct DeviceFacts {
+    pub name: String,
+    pub uuid: [u8; 16],
+    /// Bytes of device memory.
+    pub total_memory: u64,
+    /// What `cuDriverGetVersion` answers: 13000 for 13.0.
+    pub driver_version: i32,
+    /// `attributes[n]` is `CUdevice_attribute` number `n`; `None` where the driver does not know it.
+    pub attributes: Vec<Option<i32>>,
+    /// Lowest and highest stream priority.
+    pub stream_priorities: (i32, i32),
+}
+
+impl DeviceFacts {
+    /// A device attribute by its number.
+    pub fn attribute(&self, number: i32) -> Option<i32> {
+        self.attributes.get(usize::try_from(number).ok()?).copied().flatten()
+    }
+}
+
+/// A kernel as its module describes it.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct FunctionFacts {
+    pub name: String,
+    /// Size in bytes of each parameter, by ordinal. Values travel in this order, without padding.
+    pub parameters: Vec<u32>,
+    /// `attributes[n]` is `CUfunction_attribute` number `n`.
+    pub attributes: Vec<i32>,
+    /// Why the kernel cannot run on this device, in one line; `None` if it can.
+    pub unsupported: Option<String>,
+}
+
+/// A variable of a module.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct GlobalFacts {
+    pub name: String,
+    /// Where it lies in device memory.
+    pub address: u64,
+    pub bytes: u64,
+}
+
+/// What comes back from loading a module.
+#[derive(Clone, Debug, Default, PartialEq, Encode, Decode)]
+pub struct ModuleFacts {
+    pub functions: Vec<FunctionFacts>,
+    pub globals: Vec<GlobalFacts>,
+}

@@ -1,0 +1,194 @@
+//! Bytes in, frames out: reads whole frames from anything that gives bytes.
+
+use std::fmt;
+
+use crate::codec::Malformed;
+use crate::frame::Header;
+
+/// Why the next frame could not be had.
+#[derive(Debug)]
+pub enum FrameError<E> {
+    /// The link gave no bytes.
+    Link(E),
+    /// The link gave bytes that are no frame.
+    Malformed(Malformed),
+}
+
+impl<E> From<Malformed> for FrameError<E> {
+    fn from(malformed: Malformed) -> Self {
+        FrameError::Malformed(malformed)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for FrameError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameError::Link(error) => error.fmt(f),
+            FrameError::Malformed(malformed) => malformed.fmt(f),
+        }
+    }
+}
+
+/// Reads frames through a buffer; bulk bytes go past it, straight to where they belong.
+///
+/// Every method takes the link's read function: it fills a part of the buffer that it is given, at least one byte.
+pub struct FrameReader {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Default for FrameReader {
+    fn default() -> Self {
+        FrameReader { buffer: vec![0; FrameReader::BUFFER_BYTES], start: 0, end: 0 }
+    }
+}
+
+impl FrameReader {
+    const BUFFER_BYTES: usize = 64 * 1024;
+    /// Arguments are read in steps of this size, so that memory is spent only on bytes that have come.
+    const STEP_BYTES: usize = 1024 * 1024;
+
+    /// Whether a header lies in the buffer already, so that reading the next frame may need no system call.
+    pub fn has_header(&self) -> bool {
+        self.end - self.start >= Header::SIZE
+    }
+
+    /// Waits for the next frame's header.
+    pub fn header<E>(
+        &mut self,
+        read: &mut impl FnMut(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<Header, FrameError<E>> {
+        while !self.has_header() {
+            self.refill(read)?;
+        }
+        let bytes = self.buffer[self.start..].first_chunk().expect("has_header");
+        let header = Header::decode(bytes)?;
+        self.start += Header::SIZE;
+        Ok(header)
+    }
+
+    /// Reads the frame's arguments into `into`, replacing what is there.
+    pub fn arguments<E>(
+        &mut self,
+        length: u32,
+        into: &mut Vec<u8>,
+        read: &mut impl FnMut(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<(), FrameError<E>> {
+        into.clear();
+        let mut left = length as usize;
+        while left > 0 {
+            let step = left.min(FrameReader::STEP_BYTES);
+            let from = into.len();
+            into.resize(from + step, 0);
+            self.bulk(&mut into[from..], read)?;
+            left -= step;
+        }
+        Ok(())
+    }
+
+    /// Fills `into` with the bytes that come next.
+    pub fn bulk<E>(
+        &mut self,
+        into: &mut [u8],
+        read: &mut impl FnMut(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<(), FrameError<E>> {
+        let buffered = into.len().min(self.end - self.start);
+        into[..buffered].copy_from_slice(&self.buffer[self.start..self.start + buffered]);
+        self.start += buffered;
+        let mut filled = buffered;
+        while filled < into.len() {
+            if into.len() - filled < FrameReader::BUFFER_BYTES / 4 {
+                // A short rest: take what follows it along.
+                self.refill(read)?;
+                let part = (into.len() - filled).min(self.end - self.start);
+                into[filled..filled + part].copy_from_slice(&self.buffer[self.start..self.start + part]);
+                self.start += part;
+                filled += part;
+            } else {
+                filled += read(&mut into[filled..]).map_err(FrameError::Link)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn refill<E>(
+        &mut self,
+        read: &mut impl FnMut(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<(), FrameError<E>> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.buffer.len() - self.end < Header::SIZE {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        self.end += read(&mut self.buffer[self.end..]).map_err(FrameError::Link)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{CallId, append};
+    use proptest::prelude::*;
+
+    /// Gives the bytes in pieces of the sizes in `pieces`, then says "end".
+    fn source<'a>(
+        bytes: &'a [u8],
+        pieces: &'a [usize],
+    ) -> impl FnMut(&mut [u8]) -> Result<usize, &'static str> + 'a {
+        let (mut at, mut turn) = (0, 0);
+        move |into| {
+            if at == bytes.len() {
+                return Err("end");
+            }
+            let piece = pieces[turn % pieces.len()].min(into.len()).min(bytes.len() - at);
+            turn += 1;
+            into[..piece].copy_from_slice(&bytes[at..at + piece]);
+            at += piece;
+            Ok(piece)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_out_however_the_bytes_are_cut(
+            sizes in prop::collection::vec((0_usize..300, 0_usize..70_000), 1..5),
+            pieces in prop::collection::vec(1_usize..5_000, 1..4),
+        ) {
+            let mut bytes = Vec::new();
+            for (arguments, bulk) in &sizes {
+                append(&mut bytes, 0x0101, CallId(9), u32::try_from(*bulk).expect("small"), |out| {
+                    out.extend((0..*arguments).map(|i| (i % 251) as u8));
+                });
+                bytes.extend((0..*bulk).map(|i| (i % 241) as u8));
+            }
+            let mut read = source(&bytes, &pieces);
+            let mut reader = FrameReader::default();
+            for (arguments, bulk) in &sizes {
+                let header = reader.header(&mut read).expect("a header");
+                prop_assert_eq!((header.length as usize, header.bulk as usize), (*arguments, *bulk));
+                let mut got = Vec::new();
+                reader.arguments(header.length, &mut got, &mut read).expect("arguments");
+                prop_assert!(got.iter().enumerate().all(|(i, byte)| *byte == (i % 251) as u8));
+                let mut got = vec![0; *bulk];
+                reader.bulk(&mut got, &mut read).expect("bulk");
+                prop_assert!(got.iter().enumerate().all(|(i, byte)| *byte == (i % 241) as u8));
+            }
+            prop_assert!(matches!(reader.header(&mut read), Err(FrameError::Link("end"))));
+        }
+    }
+
+    #[test]
+    fn a_truncated_frame_ends_with_the_link_and_not_with_a_frame() {
+        let mut bytes = Vec::new();
+        append(&mut bytes, 0x0101, CallId(9), 0, |out| out.extend_from_slice(&[1; 40]));
+        for cut in 0..bytes.len() {
+            let (mut reader, mut read) = (FrameReader::default(), source(&bytes[..cut], &[7]));
+            let outcome =
+                reader.header(&mut read).and_then(|h| reader.arguments(h.length, &mut Vec::new(), &mut read));
+            assert!(matches!(outcome, Err(FrameError::Link("end"))), "cut at {cut}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Greetings. The client speaks first.
+//!
+//! `Hello` -> `Welcome` (or `Refusal`) asks only for facts and costs the server no context. `Begin` -> `Began` asks
+//! for a worker; from then on calls may flow. Both sides take the lower of their newest versions and compare the hash
+//! of the call table up to it.
+
+use bincode::{Decode, Encode};
+
+use crate::calls::table_hash;
+use crate::codec::{self, Malformed};
+use crate::facts::DeviceFacts;
+use crate::frame::{CallId, append};
+
+/// The oldest and the newest protocol version that this build speaks.
+pub const VERSIONS: (u16, u16) = (1, 1);
+
+/// Client: who I am.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Hello {
+    pub oldest: u16,
+    pub newest: u16,
+    /// `table_hash` of every version from `oldest` to `newest`.
+    pub hashes: Vec<u64>,
+    /// Host, program and process, for the server's log.
+    pub client: String,
+}
+
+/// Server: here is what you get.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Welcome {
+    pub version: u16,
+    pub facts: DeviceFacts,
+}
+
+/// Server: no, and why.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Refusal {
+    pub reason: String,
+}
+
+/// Client: I need a context; this is where I would like device addresses to lie.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Begin {
+    pub window_base: u64,
+    pub window_bytes: u64,
+}
+
+/// Worker: ready.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Began {
+    /// Bytes of upload staging that the client may fill from the start.
+    pub staging_bytes: u64,
+    /// Bytes of control frames that may be under way without being issued.
+    pub control_bytes: u64,
+}
+
+macro_rules! greeting {
+    ($($opcode:literal $name:ident)*) => {$(
+        impl $name {
+            /// The opcode in the frame header.
+            pub const OPCODE: u16 = $opcode;
+            /// The whole frame.
+            pub fn frame(&self) -> Vec<u8> {
+                let mut out = Vec::new();
+                append(&mut out, $opcode, CallId(0), 0, |out| codec::put(out, self));
+                out
+            }
+            /// Reads the arguments of the frame.
+            pub fn read(arguments: &[u8]) -> Result<$name, Malformed> {
+                codec::read_all(arguments, stringify!($name))
+            }
+        }
+    )*};
+}
+
+greeting! {
+    0x0001 Hello
+    0x0002 Welcome
+    0x0003 Refusal
+    0x0004 Begin
+    0x0005 Began
+}
+
+/// The most bytes that a greeting may have; a stranger gets no more memory than this.
+pub const GREETING_LIMIT: u32 = 64 * 1024;
+
+impl Hello {
+    /// The greeting of this build.
+    pub fn new(client: String) -> Hello {
+        let (oldest, newest) = VERSIONS;
+        Hello { oldest, newest, hashes: (oldest..=newest).map(table_hash).collect(), client }
+    }
+
+    /// The version that both sides speak, or why there is none.
+    pub fn agree(&self) -> Result<u16, Refusal> {
+        let (oldest, newest) = VERSIONS;
+        let version = self.newest.min(newest);
+        if version < self.oldest.max(oldest) {
+            let reason = format!(
+                "the client speaks protocol versions {} to {}, this server {oldest} to {newest}: install the same release on both sides",
+                self.oldest, self.newest
+            );
+            return Err(Refusal { reason });
+        }
+        let theirs = self.hashes.get(usize::from(version - self.oldest));
+        if theirs != Some(&table_hash(version)) {
+            let reason = format!(
+                "client and server both claim protocol version {version} but their call tables differ: install the same release on both sides"
+            );
+            return Err(Refusal { reason });
+        }
+        Ok(version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_builds_agree_on_the_newest_version() {
+        assert_eq!(Hello::new("test".into()).agree(), Ok(VERSIONS.1));
+    }
+
+    #[test]
+    fn disjoint_versions_are_refused_naming_both_ranges() {
+        let hello = Hello { oldest: 900, newest: 901, hashes: vec![0, 0], client: "test".into() };
+        let refusal = hello.agree().expect_err("no common version");
+        assert!(refusal.reason.contains("900 to 901"), "{}", refusal.reason);
+        assert!(refusal.reason.contains(&format!("{} to {}", VERSIONS.0, VERSIONS.1)), "{}", refusal.reason);
+    }
+
+    #[test]
+    fn a_different_table_of_the_same_version_is_refused() {
+        let mut hello = Hello::new("test".into());
+        hello.hashes.iter_mut().for_each(|hash| *hash ^= 1);
+        assert!(hello.agree().is_err());
+    }
+
+    #[test]
+    fn a_greeting_with_missing_hashes_is_refused() {
+        let mut hello = Hello::new("test".into());
+        hello.hashes.clear();
+        assert!(hello.agree().is_err());
+    }
+}

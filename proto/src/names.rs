@@ -1,0 +1,113 @@
+//! The names that a client gives to what it creates.
+//!
+//! A create call is posted with a name that the client chose; the server binds the name to the device's own handle.
+//! Creating needs no round trip, and the devices know nothing of it. A create that fails *poisons* its name: later
+//! uses are dropped and report the first error, since their cause is not theirs.
+
+use std::collections::HashMap;
+
+use cuda_types::{CUevent, CUfunction, CUmodule, CUstream, CuError, CuResult};
+
+use crate::codec::Malformed;
+
+/// A kind of thing that a client may name.
+pub trait Named: Copy + Sized {
+    /// The table of this kind.
+    fn table(names: &Names) -> &HashMap<u64, CuResult<Self>>;
+    /// The table of this kind, to change it.
+    fn table_mut(names: &mut Names) -> &mut HashMap<u64, CuResult<Self>>;
+    /// The number behind a handle or name.
+    fn number(self) -> u64;
+    /// A handle or name from its number.
+    fn from_number(number: u64) -> Self;
+    /// Whether this number is CUDA's own and needs no table: the null handle and the default streams.
+    fn is_builtin(self) -> bool;
+    /// What is wrong with a name that was never given.
+    const KIND: &'static str;
+}
+
+/// Name -> handle of the device, for one session.
+#[derive(Default)]
+pub struct Names {
+    streams: HashMap<u64, CuResult<CUstream>>,
+    events: HashMap<u64, CuResult<CUevent>>,
+    modules: HashMap<u64, CuResult<CUmodule>>,
+    functions: HashMap<u64, CuResult<CUfunction>>,
+}
+
+impl Names {
+    /// The most names of one kind that a client may hold.
+    const LIMIT: usize = 1 << 20;
+
+    /// Binds `name` to what a create call answered. A name in use, or too many names, is the client's fault.
+    pub fn bind<T: Named>(&mut self, name: u64, created: CuResult<T>) -> Result<(), Malformed> {
+        let table = T::table_mut(self);
+        if T::from_number(name).is_builtin() || table.contains_key(&name) || table.len() >= Names::LIMIT {
+            return Err(Malformed::new(T::KIND, format_args!("name {name:#x} cannot be given")));
+        }
+        table.insert(name, created);
+        Ok(())
+    }
+
+    /// The device's handle for `name`; the first error if its creation failed; an invalid handle if never given.
+    pub fn resolve<T: Named>(&self, name: T) -> CuResult<T> {
+        if name.is_builtin() {
+            return Ok(name);
+        }
+        T::table(self).get(&name.number()).copied().unwrap_or(Err(CuError::INVALID_HANDLE))
+    }
+
+    /// Forgets `name`, once what it named is destroyed.
+    pub fn forget<T: Named>(&mut self, name: T) {
+        T::table_mut(self).remove(&name.number());
+    }
+
+    /// Every stream that the client has named and the device has made.
+    pub fn streams(&self) -> impl Iterator<Item = CUstream> + '_ {
+        self.streams.values().filter_map(|stream| stream.ok())
+    }
+}
+
+macro_rules! named {
+    ($($type:ident $table:ident $kind:literal $builtin:literal;)*) => {$(
+        impl Named for $type {
+            fn table(names: &Names) -> &HashMap<u64, CuResult<Self>> { &names.$table }
+            fn table_mut(names: &mut Names) -> &mut HashMap<u64, CuResult<Self>> { &mut names.$table }
+            fn number(self) -> u64 { self.0 }
+            fn from_number(number: u64) -> Self { $type(number) }
+            fn is_builtin(self) -> bool { self.0 <= $builtin }
+            const KIND: &'static str = $kind;
+        }
+    )*};
+}
+
+named! {
+    CUstream streams "stream name" 2;
+    CUevent events "event name" 0;
+    CUmodule modules "module name" 0;
+    CUfunction functions "function name" 0;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poisoned_name_reports_the_first_error() {
+        let mut names = Names::default();
+        names.bind::<CUstream>(0x100, Err(CuError::OUT_OF_MEMORY)).expect("a fresh name");
+        assert_eq!(names.resolve(CUstream(0x100)), Err(CuError::OUT_OF_MEMORY));
+        assert_eq!(names.resolve(CUstream(0x101)), Err(CuError::INVALID_HANDLE));
+        assert_eq!(names.resolve(CUstream::LEGACY), Ok(CUstream::LEGACY));
+    }
+
+    #[test]
+    fn a_name_in_use_is_refused() {
+        let mut names = Names::default();
+        names.bind(0x100, Ok(CUevent(5))).expect("a fresh name");
+        assert!(names.bind(0x100, Ok(CUevent(6))).is_err());
+        names.forget(CUevent(0x100));
+        assert!(names.bind(0x100, Ok(CUevent(6))).is_ok());
+        assert!(names.bind(0, Ok(CUevent(6))).is_err(), "the null handle is no name");
+    }
+}
