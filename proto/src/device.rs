@@ -5,8 +5,8 @@ use cuda_types::{CUdeviceptr, CUstream, CuResult, HostSpan};
 use crate::calls::Driver;
 use crate::facts::DeviceFacts;
 
-/// Runs once when a stream arrives where it was put; gets the error if the context is broken. It must not call the
-/// device.
+/// Runs once when a stream arrives where it was put; gets the error if the context is broken. It must not block, and
+/// of the device it may call `gate_open` alone.
 pub type Callback = Box<dyn FnOnce(CuResult<()>) + Send>;
 
 /// A device behind a worker: the calls of the table plus what the worker builds transfers from.

@@ -151,6 +151,10 @@ mod tests {
         }
     }
 
+    fn pattern(bytes: usize, period: u8) -> Vec<u8> {
+        (0..period).cycle().take(bytes).collect()
+    }
+
     proptest! {
         #[test]
         fn frames_come_out_however_the_bytes_are_cut(
@@ -160,9 +164,9 @@ mod tests {
             let mut bytes = Vec::new();
             for (arguments, bulk) in &sizes {
                 append(&mut bytes, 0x0101, CallId(9), u32::try_from(*bulk).expect("small"), |out| {
-                    out.extend((0..*arguments).map(|i| (i % 251) as u8));
+                    out.extend(pattern(*arguments, 251));
                 });
-                bytes.extend((0..*bulk).map(|i| (i % 241) as u8));
+                bytes.extend(pattern(*bulk, 241));
             }
             let mut read = source(&bytes, &pieces);
             let mut reader = FrameReader::default();
@@ -171,10 +175,10 @@ mod tests {
                 prop_assert_eq!((header.length as usize, header.bulk as usize), (*arguments, *bulk));
                 let mut got = Vec::new();
                 reader.arguments(header.length, &mut got, &mut read).expect("arguments");
-                prop_assert!(got.iter().enumerate().all(|(i, byte)| *byte == (i % 251) as u8));
+                prop_assert_eq!(got, pattern(*arguments, 251));
                 let mut got = vec![0; *bulk];
                 reader.bulk(&mut got, &mut read).expect("bulk");
-                prop_assert!(got.iter().enumerate().all(|(i, byte)| *byte == (i % 241) as u8));
+                prop_assert_eq!(got, pattern(*bulk, 241));
             }
             prop_assert!(matches!(reader.header(&mut read), Err(FrameError::Link("end"))));
         }

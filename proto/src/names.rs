@@ -5,6 +5,7 @@
 //! uses are dropped and report the first error, since their cause is not theirs.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cuda_types::{CUevent, CUfunction, CUmodule, CUstream, CuError, CuResult};
 
@@ -13,9 +14,7 @@ use crate::codec::Malformed;
 /// A kind of thing that a client may name.
 pub trait Named: Copy + Sized {
     /// The table of this kind.
-    fn table(names: &Names) -> &HashMap<u64, CuResult<Self>>;
-    /// The table of this kind, to change it.
-    fn table_mut(names: &mut Names) -> &mut HashMap<u64, CuResult<Self>>;
+    fn table(tables: &mut Tables) -> &mut HashMap<u64, CuResult<Self>>;
     /// The number behind a handle or name.
     fn number(self) -> u64;
     /// A handle or name from its number.
@@ -26,9 +25,15 @@ pub trait Named: Copy + Sized {
     const KIND: &'static str;
 }
 
-/// Name -> handle of the device, for one session.
+/// Name -> handle of the device, for one session. Shared by the threads of a worker.
 #[derive(Default)]
 pub struct Names {
+    tables: Mutex<Tables>,
+}
+
+/// One table for each kind of thing.
+#[derive(Default)]
+pub struct Tables {
     streams: HashMap<u64, CuResult<CUstream>>,
     events: HashMap<u64, CuResult<CUevent>>,
     modules: HashMap<u64, CuResult<CUmodule>>,
@@ -39,9 +44,14 @@ impl Names {
     /// The most names of one kind that a client may hold.
     const LIMIT: usize = 1 << 20;
 
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Binds `name` to what a create call answered. A name in use, or too many names, is the client's fault.
-    pub fn bind<T: Named>(&mut self, name: u64, created: CuResult<T>) -> Result<(), Malformed> {
-        let table = T::table_mut(self);
+    pub fn bind<T: Named>(&self, name: u64, created: CuResult<T>) -> Result<(), Malformed> {
+        let mut tables = self.lock();
+        let table = T::table(&mut tables);
         if T::from_number(name).is_builtin() || table.contains_key(&name) || table.len() >= Names::LIMIT {
             return Err(Malformed::new(T::KIND, format_args!("name {name:#x} cannot be given")));
         }
@@ -54,25 +64,19 @@ impl Names {
         if name.is_builtin() {
             return Ok(name);
         }
-        T::table(self).get(&name.number()).copied().unwrap_or(Err(CuError::INVALID_HANDLE))
+        T::table(&mut self.lock()).get(&name.number()).copied().unwrap_or(Err(CuError::INVALID_HANDLE))
     }
 
     /// Forgets `name`, once what it named is destroyed.
-    pub fn forget<T: Named>(&mut self, name: T) {
-        T::table_mut(self).remove(&name.number());
-    }
-
-    /// Every stream that the client has named and the device has made.
-    pub fn streams(&self) -> impl Iterator<Item = CUstream> + '_ {
-        self.streams.values().filter_map(|stream| stream.ok())
+    pub fn forget<T: Named>(&self, name: T) {
+        T::table(&mut self.lock()).remove(&name.number());
     }
 }
 
 macro_rules! named {
     ($($type:ident $table:ident $kind:literal $builtin:literal;)*) => {$(
         impl Named for $type {
-            fn table(names: &Names) -> &HashMap<u64, CuResult<Self>> { &names.$table }
-            fn table_mut(names: &mut Names) -> &mut HashMap<u64, CuResult<Self>> { &mut names.$table }
+            fn table(tables: &mut Tables) -> &mut HashMap<u64, CuResult<Self>> { &mut tables.$table }
             fn number(self) -> u64 { self.0 }
             fn from_number(number: u64) -> Self { $type(number) }
             fn is_builtin(self) -> bool { self.0 <= $builtin }
@@ -94,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_poisoned_name_reports_the_first_error() {
-        let mut names = Names::default();
+        let names = Names::default();
         names.bind::<CUstream>(0x100, Err(CuError::OUT_OF_MEMORY)).expect("a fresh name");
         assert_eq!(names.resolve(CUstream(0x100)), Err(CuError::OUT_OF_MEMORY));
         assert_eq!(names.resolve(CUstream(0x101)), Err(CuError::INVALID_HANDLE));
@@ -103,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_name_in_use_is_refused() {
-        let mut names = Names::default();
+        let names = Names::default();
         names.bind(0x100, Ok(CUevent(5))).expect("a fresh name");
         assert!(names.bind(0x100, Ok(CUevent(6))).is_err());
         names.forget(CUevent(0x100));

@@ -158,7 +158,7 @@ pub trait Answer {
     fn deliver(
         value: CuResult<Self::Value>,
         name: u64,
-        names: &mut Names,
+        names: &Names,
         reply: &mut Vec<u8>,
     ) -> Result<CuResult<()>, Malformed>;
     /// A value for the test that walks the table.
@@ -193,12 +193,7 @@ impl Answer for () {
     fn announce(_: &mut Reader<'_>) -> Result<u64, Malformed> {
         Ok(0)
     }
-    fn deliver(
-        value: CuResult<()>,
-        _: u64,
-        _: &mut Names,
-        _: &mut Vec<u8>,
-    ) -> Result<CuResult<()>, Malformed> {
+    fn deliver(value: CuResult<()>, _: u64, _: &Names, _: &mut Vec<u8>) -> Result<CuResult<()>, Malformed> {
         Ok(value)
     }
     fn sample() {}
@@ -215,7 +210,7 @@ macro_rules! values {
             }
             fn announce(_: &mut Reader<'_>) -> Result<u64, Malformed> { Ok(0) }
             fn deliver(
-                value: CuResult<$type>, _: u64, _: &mut Names, reply: &mut Vec<u8>,
+                value: CuResult<$type>, _: u64, _: &Names, reply: &mut Vec<u8>,
             ) -> Result<CuResult<()>, Malformed> {
                 Ok(value.map(|value| codec::put(reply, value)))
             }
@@ -255,7 +250,7 @@ impl<T: names::Named + PartialEq + std::fmt::Debug> Answer for Named<T> {
     fn deliver(
         value: CuResult<T>,
         name: u64,
-        names: &mut Names,
+        names: &Names,
         _: &mut Vec<u8>,
     ) -> Result<CuResult<()>, Malformed> {
         names.bind(name, value)?;
@@ -289,7 +284,7 @@ impl Answer for Loaded {
     fn deliver(
         value: CuResult<Self::Value>,
         name: u64,
-        names: &mut Names,
+        names: &Names,
         reply: &mut Vec<u8>,
     ) -> Result<CuResult<()>, Malformed> {
         Ok(match value {

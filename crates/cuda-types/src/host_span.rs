@@ -23,7 +23,13 @@ impl HostSpan {
     /// completed. Other threads may write it meanwhile only where CUDA allows it (CUDA Driver API, "API
     /// synchronization behavior"): what is read is then unspecified, as it is with a real device.
     pub unsafe fn new(address: *const u8, bytes: usize) -> HostSpan {
-        HostSpan { address: address.addr(), bytes }
+        HostSpan { address: address.expose_provenance(), bytes }
+    }
+
+    /// Memory of the process that is never freed.
+    pub fn leak(bytes: Vec<u8>) -> HostSpan {
+        let bytes = bytes.leak();
+        HostSpan { address: bytes.as_mut_ptr().expose_provenance(), bytes: bytes.len() }
     }
 
     /// The first address.

@@ -47,7 +47,7 @@ fn tempfile_folder() -> std::path::PathBuf {
 }
 
 fn pattern(bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|i| (i * 7 % 253) as u8).collect()
+    (0..253).cycle().take(bytes).collect()
 }
 
 fn receive_exactly(link: &dyn Link, bytes: usize) -> Vec<u8> {

@@ -120,7 +120,7 @@ macro_rules! serve {
     )*) => {
         /// Makes one call of this chapter on `target`; `None` if the opcode is not in it.
         pub(crate) fn serve<T: $Trait + ?Sized>(
-            target: &T, opcode: u16, reader: &mut $crate::codec::Reader<'_>, names: &mut $crate::Names,
+            target: &T, opcode: u16, reader: &mut $crate::codec::Reader<'_>, names: &$crate::Names,
             reply: &mut Vec<u8>,
         ) -> Option<Result<cuda_types::CuResult<()>, $crate::Malformed>> {
             Some(match opcode {
@@ -136,11 +136,11 @@ macro_rules! serve {
                                 format_args!("{} bytes after its end", reader.rest().len()),
                             ));
                         }
-                        let made = (|| {
+                        let make = || {
                             $(let $arg = <$param as $crate::param::Param>::resolve($arg, names)?;)*
                             target.$name($($arg),*)
-                        })();
-                        <Out as $crate::param::Answer>::deliver(made, name, names, reply)
+                        };
+                        <Out as $crate::param::Answer>::deliver(make(), name, names, reply)
                     };
                     call()
                 })*
@@ -214,7 +214,7 @@ pub fn dispatch(
     arguments: &[u8],
     device: &(impl Driver + ?Sized),
     transfers: &(impl TransferCalls + ?Sized),
-    names: &mut Names,
+    names: &Names,
     reply: &mut Vec<u8>,
 ) -> Result<CuResult<()>, Malformed> {
     let mut reader = Reader::new(arguments);
@@ -238,7 +238,7 @@ pub fn dispatch(
 }
 
 /// A destroyed thing's name is free again.
-fn forget_destroyed(opcode: u16, arguments: &[u8], names: &mut Names) {
+fn forget_destroyed(opcode: u16, arguments: &[u8], names: &Names) {
     let mut reader = Reader::new(arguments);
     match opcode {
         stream::DESTROY => reader.take("stream").map(|name| names.forget::<cuda_types::CUstream>(name)),

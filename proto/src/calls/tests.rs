@@ -53,7 +53,7 @@ impl Loopback {
         arguments: &[u8],
         reply: &mut Vec<u8>,
     ) -> Result<CuResult<()>, Malformed> {
-        dispatch(opcode, arguments, &self.probe, &self.probe, &mut self.names.borrow_mut(), reply)
+        dispatch(opcode, arguments, &self.probe, &self.probe, &self.names.borrow(), reply)
     }
 
     fn refuse(&self, row: &Row, arguments: &[u8]) {

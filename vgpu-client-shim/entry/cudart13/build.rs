@@ -1,0 +1,7 @@
+//! Writes the trampolines of `libcudart.so.13`.
+
+include!("../build_entries.rs");
+
+fn main() {
+    build(13);
+}

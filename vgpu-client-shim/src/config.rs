@@ -1,0 +1,197 @@
+//! The environment, read once.
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `VGPU_SERVER` | the devices, in the grammar of [`crate::server_list`]; `DSCUDA_SERVER` is read when it is unset |
+//! | `VGPU_SERVER_CONF` | a file with the same, read when neither is set; `#` starts a comment |
+//! | `VGPU_REMOTECALL` | `rpc`, `tcp`, `ibv` or `auto` |
+//! | `VGPU_LOG` | `off`, `error`, `warn`, `info` or `debug` |
+//! | `CUDA_VISIBLE_DEVICES` | which of the devices the program sees, in which order |
+//! | `CUDA_LAUNCH_BLOCKING` | `1`: every launch waits for its kernel |
+
+use std::sync::OnceLock;
+
+use crate::log::{self, Level};
+use crate::server_list::{self, Device, Place, Server, Transport};
+
+/// What the user asked for.
+#[derive(Debug)]
+pub struct Config {
+    /// The devices that the program sees, in order; or the line that says why there are none.
+    pub devices: Result<Vec<Target>, String>,
+    /// `CUDA_LAUNCH_BLOCKING`.
+    pub launch_blocking: bool,
+}
+
+/// One device of the program and the server behind it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    pub place: Place,
+    pub transport: Transport,
+    /// The variable or file that named it, for messages.
+    pub named_by: String,
+    /// Why this device cannot be used, if that is known before connecting; its ordinal fails, the others do not.
+    pub refused: Option<String>,
+}
+
+/// The configuration of this process.
+pub fn config() -> &'static Config {
+    static CONFIG: OnceLock<Config> = OnceLock::new();
+    CONFIG.get_or_init(|| {
+        Config::read(&|name| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned()))
+    })
+}
+
+impl Config {
+    /// Reads the variables through `variable`; says on the log what it cannot read.
+    fn read(variable: &dyn Fn(&str) -> Option<String>) -> Config {
+        if let Some(text) = variable("VGPU_LOG") {
+            match Level::parse(&text) {
+                Some(level) => log::set_level(level),
+                None => log::warn(format_args!("VGPU_LOG={text}: expected off, error, warn, info or debug")),
+            }
+        }
+        let launch_blocking = variable("CUDA_LAUNCH_BLOCKING").is_some_and(|text| text.trim() == "1");
+        Config { devices: devices(variable), launch_blocking }
+    }
+}
+
+fn devices(variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Target>, String> {
+    let default = match variable("VGPU_REMOTECALL") {
+        None => Transport::Auto,
+        Some(text) => Transport::parse(&text)
+            .ok_or_else(|| format!("VGPU_REMOTECALL={text}: expected rpc, tcp, ibv or auto"))?,
+    };
+    let (named_by, text) = list_text(variable)?;
+    let list = server_list::parse(&text).map_err(|mistake| format!("{named_by}: {mistake}"))?;
+    if list.is_empty() {
+        return Err(format!("{named_by} names no server; try {named_by}=\"host:0\""));
+    }
+    let all: Vec<Target> = list.into_iter().map(|device| target(device, default, &named_by)).collect();
+    match variable("CUDA_VISIBLE_DEVICES") {
+        None => Ok(all),
+        Some(text) => Ok(visible(&text, all.len()).into_iter().map(|index| all[index].clone()).collect()),
+    }
+}
+
+/// Where the list stands, and the list.
+fn list_text(variable: &dyn Fn(&str) -> Option<String>) -> Result<(String, String), String> {
+    for name in ["VGPU_SERVER", "DSCUDA_SERVER"] {
+        if let Some(text) = variable(name) {
+            return Ok((name.to_owned(), text));
+        }
+    }
+    let Some(path) = variable("VGPU_SERVER_CONF") else {
+        return Err("no server is named; set VGPU_SERVER, as in VGPU_SERVER=\"host:0\"".to_owned());
+    };
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("VGPU_SERVER_CONF={path}: {error}"))?;
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or(line));
+    Ok((format!("VGPU_SERVER_CONF={path}"), lines.collect::<Vec<_>>().join(" ").trim().to_owned()))
+}
+
+fn target(device: Device, default: Transport, named_by: &str) -> Target {
+    let replicas = device.servers.len();
+    let first = device.servers.into_iter().next();
+    let Server { transport, place } =
+        first.unwrap_or_else(|| Server { transport: None, place: Place::Unix(std::path::PathBuf::new()) });
+    let transport = transport.unwrap_or(default);
+    let refused = if replicas > 1 {
+        Some(format!("{named_by}: {place} has {} replica(s); replicas are not available yet", replicas - 1))
+    } else if transport == Transport::Verbs {
+        Some(format!(
+            "{named_by}: {place} is to be reached by InfiniBand verbs, which are not available yet; use tcp or auto"
+        ))
+    } else {
+        None
+    };
+    Target { place, transport, named_by: named_by.to_owned(), refused }
+}
+
+/// The ordinals that `CUDA_VISIBLE_DEVICES` lets through, in its order.
+///
+/// CUDA C++ Programming Guide, "CUDA environment variables": the list ends at the first entry that is no device.
+fn visible(text: &str, count: usize) -> Vec<usize> {
+    let mut seen = Vec::new();
+    for entry in text.split(',') {
+        let entry = entry.trim();
+        if entry.starts_with("GPU-") || entry.starts_with("MIG-") {
+            log::warn(format_args!("CUDA_VISIBLE_DEVICES={text}: {entry}: only ordinals are supported"));
+        }
+        match entry.parse::<usize>() {
+            // A device twice: CUDA then shows none at all.
+            Ok(index) if seen.contains(&index) => return Vec::new(),
+            Ok(index) if index < count => seen.push(index),
+            _ => break,
+        }
+    }
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Config {
+        Config::read(&|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    fn names(config: &Config) -> Vec<String> {
+        config.devices.as_ref().unwrap().iter().map(|target| target.place.to_string()).collect()
+    }
+
+    #[test]
+    fn without_a_server_the_message_names_the_variable() {
+        assert!(read(&[]).devices.unwrap_err().contains("VGPU_SERVER"));
+        assert!(read(&[("VGPU_SERVER", " ")]).devices.unwrap_err().contains("VGPU_SERVER"));
+    }
+
+    #[test]
+    fn the_older_name_is_read_when_the_newer_is_unset() {
+        assert_eq!(names(&read(&[("DSCUDA_SERVER", "old:1")])), ["old:40801"]);
+        assert_eq!(names(&read(&[("DSCUDA_SERVER", "old"), ("VGPU_SERVER", "new")])), ["new:40800"]);
+    }
+
+    #[test]
+    fn a_file_holds_the_same_list_with_comments() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("servers");
+        std::fs::write(&path, "a:0 # the first\n\nb:1\n").unwrap();
+        let path = path.to_str().unwrap();
+        assert_eq!(names(&read(&[("VGPU_SERVER_CONF", path)])), ["a:40800", "b:40801"]);
+        assert!(read(&[("VGPU_SERVER_CONF", "/nowhere/x")]).devices.unwrap_err().contains("/nowhere/x"));
+    }
+
+    #[test]
+    fn a_mistake_names_the_variable_and_shows_the_place() {
+        let message = read(&[("VGPU_SERVER", "a b:x")]).devices.unwrap_err();
+        assert!(message.starts_with("VGPU_SERVER: ") && message.ends_with("    ^"), "{message}");
+        assert!(read(&[("VGPU_SERVER", "a"), ("VGPU_REMOTECALL", "pigeon")]).devices.is_err());
+    }
+
+    #[test]
+    fn replicas_and_verbs_are_answered_per_device() {
+        let config = read(&[("VGPU_SERVER", "a,b c ib://d")]);
+        let devices = config.devices.unwrap();
+        assert!(devices[0].refused.as_ref().unwrap().contains("replicas are not available yet"));
+        assert_eq!(devices[1].refused, None);
+        assert!(devices[2].refused.as_ref().unwrap().contains("verbs"));
+        let strict = read(&[("VGPU_SERVER", "a tcp://b"), ("VGPU_REMOTECALL", "ibv")]).devices.unwrap();
+        assert!(strict[0].refused.is_some() && strict[1].refused.is_none());
+    }
+
+    #[test]
+    fn visible_devices_select_and_reorder_until_the_first_wrong_entry() {
+        assert_eq!(visible("2,0", 3), [2, 0]);
+        assert_eq!(visible(" 1 , 7,0", 3), [1]);
+        assert_eq!(visible("", 3), [] as [usize; 0]);
+        assert_eq!(visible("-1", 3), [] as [usize; 0]);
+        assert_eq!(visible("1,1", 3), [] as [usize; 0]);
+        assert_eq!(visible("NoDevFiles", 3), [] as [usize; 0]);
+    }
+
+    #[test]
+    fn launch_blocking_is_one_and_nothing_else() {
+        assert!(read(&[("CUDA_LAUNCH_BLOCKING", "1")]).launch_blocking);
+        assert!(!read(&[("CUDA_LAUNCH_BLOCKING", "0")]).launch_blocking);
+    }
+}

@@ -1,0 +1,30 @@
+//! `vgpu-server`: see [`vgpu_server`].
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use vgpu_server::daemon;
+use vgpu_server::options::Options;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let filter = tracing_subscriber::EnvFilter::try_new(&options.log).unwrap_or_else(|error| {
+        eprintln!("vgpu-server: --log {:?}: {error}; logging at level info", options.log);
+        tracing_subscriber::EnvFilter::new("info")
+    });
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let outcome = if options.probe {
+        daemon::probe::print_facts(&options)
+    } else if options.worker {
+        daemon::worker_process::run(&options)
+    } else {
+        daemon::run(options)
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            tracing::error!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}

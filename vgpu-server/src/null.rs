@@ -1,0 +1,499 @@
+//! A device that computes nothing: it keeps order, counts and checks, so that everything around a device can be
+//! measured and tested by itself.
+//!
+//! In *copy* mode it has real memory, and copies cost what a copy costs. In *dma-free* mode copies to the device only
+//! sample the staging and copies from the device send whatever lies there, as a copy engine would cost the CPU
+//! nothing. Kernels never run: a program that checks its results must fail here.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use cuda_types::attribute::DeviceAttribute;
+use cuda_types::{CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream, CuError, CuResult, Dim3, HostSpan};
+use proto::device::Callback;
+use proto::param::Copy2D;
+use proto::{
+    ContextCalls, Device, DeviceFacts, EventCalls, FunctionFacts, LaunchCalls, MemoryCalls, ModuleCalls, ModuleFacts,
+    StreamCalls,
+};
+
+/// See the module's text.
+pub struct NullGpu {
+    state: Mutex<State>,
+    changed: Condvar,
+    dma_free: bool,
+}
+
+#[derive(Default)]
+struct State {
+    next_handle: u64,
+    chunks: BTreeMap<u64, Vec<u8>>,
+    used: u64,
+    streams: HashMap<u64, Stream>,
+    /// Event -> stream position that its last recording stands for.
+    events: HashMap<u64, (u64, u64)>,
+    open_gates: HashMap<u64, bool>,
+    tally: Tally,
+}
+
+/// What has arrived, for a benchmark to compare with what was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub launches: u64,
+    /// Sum of all argument bytes of all launches, as little-endian words.
+    pub argument_sum: u64,
+    /// Sum over all grids' x extents.
+    pub grid_sum: u64,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    /// Sum of the words that dma-free uploads sampled.
+    pub sampled_sum: u64,
+}
+
+/// Work that waits behind a closed gate.
+#[derive(Default)]
+struct Stream {
+    pending: VecDeque<Work>,
+    done: u64,
+    given: u64,
+    /// Whether a thread is running the stream's work.
+    running: bool,
+}
+
+enum Work {
+    Copy { to: Place, from: Place, bytes: usize },
+    Gate(u64),
+    Event { stream: u64, position: u64 },
+    Callback(Callback),
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    Device(u64),
+    Host(HostSpan),
+}
+
+impl NullGpu {
+    /// A device with `dma_free` copies or real ones.
+    pub fn new(dma_free: bool) -> NullGpu {
+        let state = State { next_handle: 0x1000, ..State::default() };
+        NullGpu { state: Mutex::new(state), changed: Condvar::new(), dma_free }
+    }
+
+    /// What has arrived so far.
+    pub fn tally(&self) -> Tally {
+        self.lock().tally
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handle(&self) -> u64 {
+        let mut state = self.lock();
+        state.next_handle += 1;
+        state.next_handle
+    }
+
+    /// Adds work to a stream and runs what can run.
+    fn submit(&self, stream: CUstream, work: Work) {
+        let stream = stream.0.max(1);
+        let mut state = self.lock();
+        let queue = state.streams.entry(stream).or_default();
+        queue.given += 1;
+        queue.pending.push_back(work);
+        drop(self.run(state));
+    }
+
+    /// Runs work until every stream is empty or waits. Callbacks run without the lock.
+    fn run<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        while let Some(id) = state.runnable() {
+            let queue = state.streams.get_mut(&id).expect("found just now");
+            let work = queue.pending.pop_front().expect("runnable");
+            match work {
+                Work::Callback(callback) => {
+                    queue.running = true;
+                    drop(state);
+                    callback(Ok(()));
+                    state = self.lock();
+                    state.streams.get_mut(&id).expect("streams in use stay").running = false;
+                }
+                Work::Copy { to, from, bytes } => state.copy(to, from, bytes, self.dma_free),
+                Work::Gate(_) | Work::Event { .. } => {}
+            }
+            state.streams.get_mut(&id).expect("streams in use stay").done += 1;
+            self.changed.notify_all();
+        }
+        state
+    }
+
+    fn wait_until(&self, done: impl Fn(&State) -> bool) {
+        let mut state = self.lock();
+        while !done(&state) {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn memset(&self, dst: CUdeviceptr, bytes: u64, fill: impl Fn(&mut [u8])) -> CuResult<()> {
+        let bytes = usize::try_from(bytes).map_err(|_| CuError::INVALID_VALUE)?;
+        let mut state = self.lock();
+        fill(state.bytes(dst.0, bytes).ok_or(CuError::INVALID_VALUE)?);
+        Ok(())
+    }
+}
+
+impl State {
+    /// A stream whose next work can run.
+    fn runnable(&self) -> Option<u64> {
+        let ready = |stream: &Stream| {
+            !stream.running
+                && match stream.pending.front() {
+                    None => false,
+                    Some(Work::Gate(gate)) => self.open_gates.get(gate).copied().unwrap_or(true),
+                    Some(Work::Event { stream, position }) => self.reached(*stream, *position),
+                    Some(_) => true,
+                }
+        };
+        self.streams.iter().find(|(_, stream)| ready(stream)).map(|(id, _)| *id)
+    }
+
+    fn reached(&self, stream: u64, position: u64) -> bool {
+        self.streams.get(&stream).is_none_or(|stream| stream.done >= position)
+    }
+
+    fn idle(&self) -> bool {
+        self.streams.values().all(|stream| stream.done == stream.given)
+    }
+
+    fn bytes(&mut self, address: u64, bytes: usize) -> Option<&mut [u8]> {
+        let (base, chunk) = self.chunks.range_mut(..=address).next_back()?;
+        let from = usize::try_from(address - base).ok()?;
+        chunk.get_mut(from..from.checked_add(bytes)?)
+    }
+
+    fn copy(&mut self, to: Place, from: Place, bytes: usize, dma_free: bool) {
+        match (to, from) {
+            (Place::Device(to), Place::Host(from)) => {
+                self.tally.bytes_up += bytes as u64;
+                if dma_free {
+                    self.tally.sampled_sum = self.tally.sampled_sum.wrapping_add(sample(from.read()));
+                } else if let Some(target) = self.bytes(to, bytes) {
+                    target.copy_from_slice(&from.read()[..bytes]);
+                }
+            }
+            (Place::Host(mut to), Place::Device(from)) => {
+                self.tally.bytes_down += bytes as u64;
+                if let Some(source) = self.bytes(from, bytes).filter(|_| !dma_free) {
+                    to.write()[..bytes].copy_from_slice(source);
+                }
+            }
+            (Place::Device(to), Place::Device(from)) => {
+                let source = self.bytes(from, bytes).map(|bytes| bytes.to_vec());
+                if let (Some(source), Some(target)) = (source, self.bytes(to, bytes)) {
+                    target.copy_from_slice(&source);
+                }
+            }
+            (Place::Host(_), Place::Host(_)) => {}
+        }
+    }
+}
+
+/// The sum of the first 8 bytes of every 4 KiB: enough to notice bytes that are not the ones sent.
+pub fn sample(bytes: &[u8]) -> u64 {
+    bytes
+        .chunks(4096)
+        .filter_map(|page| page.first_chunk())
+        .fold(0, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)))
+}
+
+/// The sum of all 8-byte little-endian words; a shorter rest counts as its bytes.
+pub fn word_sum(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks();
+    let words = words.iter().fold(0_u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)));
+    rest.iter().fold(words, |sum, byte| sum.wrapping_add(u64::from(*byte)))
+}
+
+impl ContextCalls for NullGpu {
+    fn cuCtxSynchronize(&self) -> CuResult<()> {
+        self.wait_until(State::idle);
+        Ok(())
+    }
+    fn cuCtxGetLimit(&self, _: u32) -> CuResult<u64> {
+        Err(CuError::NOT_SUPPORTED)
+    }
+    fn cuCtxSetLimit(&self, _: u32, _: u64) -> CuResult<()> {
+        Err(CuError::NOT_SUPPORTED)
+    }
+}
+
+const TOTAL_BYTES: u64 = 4 << 30;
+
+impl MemoryCalls for NullGpu {
+    fn vgpuMemMap(&self, address: u64, bytes: u64) -> CuResult<()> {
+        let mut state = self.lock();
+        let bytes = usize::try_from(bytes).map_err(|_| CuError::OUT_OF_MEMORY)?;
+        if state.used + bytes as u64 > TOTAL_BYTES {
+            return Err(CuError::OUT_OF_MEMORY);
+        }
+        state.used += bytes as u64;
+        state.chunks.insert(address, vec![0; bytes]);
+        Ok(())
+    }
+    fn vgpuMemUnmap(&self, address: u64, _: u64) -> CuResult<()> {
+        let mut state = self.lock();
+        let chunk = state.chunks.remove(&address).ok_or(CuError::INVALID_VALUE)?;
+        state.used -= chunk.len() as u64;
+        Ok(())
+    }
+    fn cuMemAlloc_v2(&self, dptr: CUdeviceptr, bytesize: u64) -> CuResult<()> {
+        let bytes = usize::try_from(bytesize).map_err(|_| CuError::INVALID_VALUE)?;
+        self.lock().bytes(dptr.0, bytes).map(drop).ok_or(CuError::INVALID_VALUE)
+    }
+    fn cuMemFree_v2(&self, _: CUdeviceptr) -> CuResult<()> {
+        self.cuCtxSynchronize()
+    }
+    fn cuMemGetInfo_v2(&self) -> CuResult<(u64, u64)> {
+        Ok((TOTAL_BYTES - self.lock().used, TOTAL_BYTES))
+    }
+    fn cuMemcpyHtoD_v2(&self, dst: CUdeviceptr, src: &[u8], _: CUstream) -> CuResult<()> {
+        let mut state = self.lock();
+        state.tally.bytes_up += src.len() as u64;
+        if self.dma_free {
+            state.tally.sampled_sum = state.tally.sampled_sum.wrapping_add(sample(src));
+        } else {
+            state.bytes(dst.0, src.len()).ok_or(CuError::INVALID_VALUE)?.copy_from_slice(src);
+        }
+        Ok(())
+    }
+    fn cuMemcpyDtoH_v2(&self, src: CUdeviceptr, bytes: u64, stream: CUstream) -> CuResult<Vec<u8>> {
+        self.cuStreamSynchronize(stream)?;
+        let bytes = usize::try_from(bytes).map_err(|_| CuError::INVALID_VALUE)?;
+        let mut state = self.lock();
+        state.tally.bytes_down += bytes as u64;
+        state.bytes(src.0, bytes).map(|bytes| bytes.to_vec()).ok_or(CuError::INVALID_VALUE)
+    }
+    fn cuMemcpyDtoDAsync_v2(&self, dst: CUdeviceptr, src: CUdeviceptr, bytes: u64, stream: CUstream) -> CuResult<()> {
+        let bytes = usize::try_from(bytes).map_err(|_| CuError::INVALID_VALUE)?;
+        self.submit(stream, Work::Copy { to: Place::Device(dst.0), from: Place::Device(src.0), bytes });
+        Ok(())
+    }
+    fn cuMemcpy2DAsync_v2(&self, copy: Copy2D, stream: CUstream) -> CuResult<()> {
+        for row in 0..copy.height {
+            let (dst, src) = (copy.dst.0 + row * copy.dst_pitch, copy.src.0 + row * copy.src_pitch);
+            self.cuMemcpyDtoDAsync_v2(CUdeviceptr(dst), CUdeviceptr(src), copy.width, stream)?;
+        }
+        Ok(())
+    }
+    fn cuMemsetD8Async(&self, dst: CUdeviceptr, value: u8, count: u64, _: CUstream) -> CuResult<()> {
+        self.memset(dst, count, |bytes| bytes.fill(value))
+    }
+    fn cuMemsetD16Async(&self, dst: CUdeviceptr, value: u16, count: u64, _: CUstream) -> CuResult<()> {
+        self.memset(dst, count * 2, |bytes| {
+            bytes.as_chunks_mut().0.iter_mut().for_each(|word| *word = value.to_le_bytes());
+        })
+    }
+    fn cuMemsetD32Async(&self, dst: CUdeviceptr, value: u32, count: u64, _: CUstream) -> CuResult<()> {
+        self.memset(dst, count * 4, |bytes| {
+            bytes.as_chunks_mut().0.iter_mut().for_each(|word| *word = value.to_le_bytes());
+        })
+    }
+    fn cuMemsetD2D8Async(
+        &self, dst: CUdeviceptr, pitch: u64, value: u8, width: u64, height: u64, stream: CUstream,
+    ) -> CuResult<()> {
+        (0..height)
+            .try_for_each(|row| self.cuMemsetD8Async(CUdeviceptr(dst.0 + row * pitch), value, width, stream))
+    }
+}
+
+impl ModuleCalls for NullGpu {
+    /// Any image is a module with the kernels that its bytes name: PTX text by its `.entry` lines, nothing else.
+    fn cuModuleLoadData(&self, images: Vec<&[u8]>) -> CuResult<(CUmodule, ModuleFacts)> {
+        let functions = images.iter().flat_map(|image| entries(&String::from_utf8_lossy(image))).collect();
+        Ok((CUmodule(self.handle()), ModuleFacts { functions, globals: Vec::new() }))
+    }
+    fn cuModuleUnload(&self, _: CUmodule) -> CuResult<()> {
+        Ok(())
+    }
+    fn cuModuleGetFunction(&self, _: CUmodule, _: &std::ffi::CStr) -> CuResult<CUfunction> {
+        Ok(CUfunction(self.handle()))
+    }
+    fn cuFuncSetAttribute(&self, _: CUfunction, _: i32, _: i32) -> CuResult<()> {
+        Ok(())
+    }
+    fn cuFuncGetAttribute(&self, _: CUfunction, _: i32) -> CuResult<i32> {
+        Err(CuError::NOT_SUPPORTED)
+    }
+    fn cuFuncSetCacheConfig(&self, _: CUfunction, _: u32) -> CuResult<()> {
+        Ok(())
+    }
+    fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+        &self, _: CUfunction, block_size: i32, _: u64, _: u32,
+    ) -> CuResult<i32> {
+        (block_size > 0).then(|| 2048 / block_size).ok_or(CuError::INVALID_VALUE)
+    }
+}
+
+/// Kernels of a PTX text and the sizes of their parameters, by a reading that knows no more than it must.
+fn entries(text: &str) -> Vec<FunctionFacts> {
+    let kernel = |part: &str| -> Option<FunctionFacts> {
+        let name = part.split(|c: char| c == '(' || c.is_whitespace()).find(|word| !word.is_empty())?;
+        let parameters = part.split_once('(')?.1.split_once(')')?.0;
+        let parameters = parameters.split(".param").skip(1).map(parameter_bytes).collect();
+        let attributes = vec![1024, 0, 0, 0, 32, 90, 90, 0, 49152, 0, 0, 0, 0, 0, 0, 0];
+        Some(FunctionFacts { name: name.to_owned(), parameters, attributes, unsupported: None })
+    };
+    text.split(".entry").skip(1).filter_map(kernel).collect()
+}
+
+fn parameter_bytes(declaration: &str) -> u32 {
+    let element = |kind: &str| match kind {
+        ".b8" | ".u8" | ".s8" => Some(1),
+        ".b16" | ".u16" | ".s16" | ".f16" => Some(2),
+        ".b32" | ".u32" | ".s32" | ".f32" => Some(4),
+        ".b64" | ".u64" | ".s64" | ".f64" => Some(8),
+        _ => None,
+    };
+    let size: u32 = declaration.split_whitespace().find_map(element).unwrap_or(8);
+    let count = declaration.split_once('[').and_then(|(_, rest)| rest.split_once(']')?.0.trim().parse().ok());
+    size * count.unwrap_or(1)
+}
+
+impl StreamCalls for NullGpu {
+    fn cuStreamCreateWithPriority(&self, _: u32, _: i32) -> CuResult<CUstream> {
+        Ok(CUstream(self.handle()))
+    }
+    fn cuStreamDestroy_v2(&self, _: CUstream) -> CuResult<()> {
+        Ok(())
+    }
+    fn cuStreamSynchronize(&self, stream: CUstream) -> CuResult<()> {
+        let position = self.lock().streams.get(&stream.0.max(1)).map_or(0, |stream| stream.given);
+        self.wait_until(|state| state.reached(stream.0.max(1), position));
+        Ok(())
+    }
+    fn cuStreamQuery(&self, stream: CUstream) -> CuResult<()> {
+        let idle = self.lock().streams.get(&stream.0.max(1)).is_none_or(|stream| stream.done == stream.given);
+        idle.then_some(()).ok_or(CuError::NOT_READY)
+    }
+    fn cuStreamWaitEvent(&self, stream: CUstream, event: CUevent, _: u32) -> CuResult<()> {
+        let recorded = self.lock().events.get(&event.0).copied();
+        if let Some((source, position)) = recorded {
+            self.submit(stream, Work::Event { stream: source, position });
+        }
+        Ok(())
+    }
+}
+
+impl EventCalls for NullGpu {
+    fn cuEventCreate(&self, _: u32) -> CuResult<CUevent> {
+        Ok(CUevent(self.handle()))
+    }
+    fn cuEventDestroy_v2(&self, event: CUevent) -> CuResult<()> {
+        self.lock().events.remove(&event.0);
+        Ok(())
+    }
+    fn cuEventRecord(&self, event: CUevent, stream: CUstream) -> CuResult<()> {
+        let mut state = self.lock();
+        let position = state.streams.get(&stream.0.max(1)).map_or(0, |stream| stream.given);
+        state.events.insert(event.0, (stream.0.max(1), position));
+        Ok(())
+    }
+    fn cuEventSynchronize(&self, event: CUevent) -> CuResult<()> {
+        let Some((stream, position)) = self.lock().events.get(&event.0).copied() else { return Ok(()) };
+        self.wait_until(|state| state.reached(stream, position));
+        Ok(())
+    }
+    fn cuEventQuery(&self, event: CUevent) -> CuResult<()> {
+        let state = self.lock();
+        let done = state.events.get(&event.0).is_none_or(|(stream, position)| state.reached(*stream, *position));
+        done.then_some(()).ok_or(CuError::NOT_READY)
+    }
+    fn cuEventElapsedTime(&self, _: CUevent, _: CUevent) -> CuResult<f32> {
+        Err(CuError::NOT_SUPPORTED)
+    }
+}
+
+impl LaunchCalls for NullGpu {
+    fn cuLaunchKernel(
+        &self, _: CUfunction, grid: Dim3, _: Dim3, _: u32, _: CUstream, arguments: &[u8],
+    ) -> CuResult<()> {
+        let mut state = self.lock();
+        state.tally.launches += 1;
+        state.tally.grid_sum += u64::from(grid.x);
+        state.tally.argument_sum = state.tally.argument_sum.wrapping_add(word_sum(arguments));
+        Ok(())
+    }
+    fn cuLaunchCooperativeKernel(
+        &self, func: CUfunction, grid: Dim3, block: Dim3, shared_bytes: u32, stream: CUstream, arguments: &[u8],
+    ) -> CuResult<()> {
+        self.cuLaunchKernel(func, grid, block, shared_bytes, stream, arguments)
+    }
+}
+
+impl Device for NullGpu {
+    fn facts(&self) -> CuResult<DeviceFacts> {
+        let mut attributes = vec![Some(0); DeviceAttribute::COUNT as usize];
+        for (attribute, value) in [
+            (DeviceAttribute::MAX_THREADS_PER_BLOCK, 1024),
+            (DeviceAttribute::MAX_BLOCK_DIM_X, 1024),
+            (DeviceAttribute::MAX_BLOCK_DIM_Y, 1024),
+            (DeviceAttribute::MAX_BLOCK_DIM_Z, 64),
+            (DeviceAttribute::MAX_GRID_DIM_X, i32::MAX),
+            (DeviceAttribute::MAX_GRID_DIM_Y, 65535),
+            (DeviceAttribute::MAX_GRID_DIM_Z, 65535),
+            (DeviceAttribute::MAX_SHARED_MEMORY_PER_BLOCK, 49152),
+            (DeviceAttribute::WARP_SIZE, 32),
+            (DeviceAttribute::MULTIPROCESSOR_COUNT, 1),
+            (DeviceAttribute::UNIFIED_ADDRESSING, 1),
+            (DeviceAttribute::COMPUTE_CAPABILITY_MAJOR, 9),
+        ] {
+            attributes[usize::try_from(attribute.0).expect("attribute numbers are small")] = Some(value);
+        }
+        Ok(DeviceFacts {
+            name: format!("vgpu null device ({})", if self.dma_free { "dma-free" } else { "copy" }),
+            uuid: *b"vgpu null device",
+            total_memory: TOTAL_BYTES,
+            driver_version: 13000,
+            attributes,
+            stream_priorities: (0, 0),
+        })
+    }
+    fn reserve_window(&self, _: u64, _: u64) -> CuResult<()> {
+        Ok(())
+    }
+    fn staging(&self, bytes: usize) -> CuResult<HostSpan> {
+        Ok(HostSpan::leak(vec![0; bytes]))
+    }
+    fn cuMemcpyHtoDAsync_v2(&self, dst: CUdeviceptr, src: HostSpan, stream: CUstream) -> CuResult<()> {
+        self.submit(stream, Work::Copy { to: Place::Device(dst.0), from: Place::Host(src), bytes: src.len() });
+        Ok(())
+    }
+    fn cuMemcpyDtoHAsync_v2(&self, dst: HostSpan, src: CUdeviceptr, stream: CUstream) -> CuResult<()> {
+        self.submit(stream, Work::Copy { to: Place::Host(dst), from: Place::Device(src.0), bytes: dst.len() });
+        Ok(())
+    }
+    fn cuStreamAddCallback(&self, stream: CUstream, callback: Callback) -> CuResult<()> {
+        self.submit(stream, Work::Callback(callback));
+        Ok(())
+    }
+    fn gate_create(&self) -> CuResult<u64> {
+        let gate = self.handle();
+        self.lock().open_gates.insert(gate, false);
+        Ok(gate)
+    }
+    fn gate_wait(&self, gate: u64, stream: CUstream) -> CuResult<()> {
+        self.submit(stream, Work::Gate(gate));
+        Ok(())
+    }
+    fn gate_open(&self, gate: u64) -> CuResult<()> {
+        let mut state = self.lock();
+        state.open_gates.insert(gate, true);
+        drop(self.run(state));
+        Ok(())
+    }
+    fn gate_destroy(&self, gate: u64) {
+        self.lock().open_gates.remove(&gate);
+    }
+    fn helper_stream(&self) -> CuResult<CUstream> {
+        Ok(CUstream(self.handle()))
+    }
+}

@@ -1,0 +1,115 @@
+//! The command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::devices::Driver;
+use crate::worker::WorkerOptions;
+
+/// Serves one GPU to programs on other machines.
+///
+/// Programs reach it with VGPU_SERVER="this-host:ID"; the line to paste is printed at start.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "vgpu-server", version)]
+pub struct Options {
+    /// Number of this server on this host; it listens on port BASE + ID
+    #[arg(short = 's', long = "server", value_name = "ID", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..64))]
+    pub id: u16,
+
+    /// Ordinal of the device to serve
+    #[arg(short = 'd', long, value_name = "DEVICE", default_value_t = 0)]
+    pub device: u32,
+
+    /// What drives the device: soft (the software GPU), cuda (NVIDIA's driver), a path to a libcuda.so.1, null or null-dma-free (computes nothing; for measurements)
+    #[arg(long, value_name = "soft|cuda|PATH|null", default_value = "null")]
+    pub driver: Driver,
+
+    /// Address to listen on; without it only programs on this machine are served
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<IpAddr>,
+
+    /// First port: server ID listens on BASE + ID
+    #[arg(long = "port", value_name = "BASE", default_value_t = proto::BASE_PORT, value_parser = clap::value_parser!(u16).range(1..65472))]
+    pub base_port: u16,
+
+    /// Also serve a Unix socket at this path
+    #[arg(long, value_name = "PATH")]
+    pub unix: Option<PathBuf>,
+
+    /// What to log: error, warn, info, debug, or filters such as vgpu_server=debug
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "VGPU_LOG")]
+    pub log: String,
+
+    /// KiB of pinned memory that a client may fill ahead of the device
+    #[arg(long, value_name = "KIB", default_value_t = 16 * 1024, value_parser = clap::value_parser!(u32).range(64..=1024 * 1024))]
+    pub staging_kib: u32,
+
+    /// Seconds that clients have to finish after SIGTERM or Ctrl-C
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub drain_seconds: u64,
+
+    /// Serve the one client whose socket is standard input (started by the daemon)
+    #[arg(long, hide = true)]
+    pub worker: bool,
+
+    /// Print the device's facts and end (started by the daemon)
+    #[arg(long, hide = true)]
+    pub probe: bool,
+
+    /// The client's first window proposal, for a worker
+    #[arg(long, hide = true, default_value_t = 0)]
+    pub window_base: u64,
+    #[arg(long, hide = true, default_value_t = 0)]
+    pub window_bytes: u64,
+
+    /// The client's name for a worker's log
+    #[arg(long, hide = true, default_value = "")]
+    pub client: String,
+}
+
+impl Options {
+    /// The port of this server.
+    pub fn port(&self) -> u16 {
+        self.base_port + self.id
+    }
+
+    /// Sizes for a worker: upload staging as asked for, download staging half of it in slots of at most 1 MiB.
+    pub fn worker_options(&self) -> WorkerOptions {
+        let upload_bytes = self.staging_kib as usize * 1024;
+        let download_bytes = upload_bytes / 2;
+        let download_slots = download_bytes.div_ceil(1024 * 1024).max(4);
+        WorkerOptions {
+            upload_bytes,
+            download_bytes: download_bytes / download_slots * download_slots,
+            download_slots,
+            ..WorkerOptions::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_of_the_ancestors_works() {
+        let options = Options::try_parse_from(["VGPUSvr", "-s", "1", "-d", "0"]).expect("valid");
+        assert_eq!((options.id, options.device, options.port()), (1, 0, proto::BASE_PORT + 1));
+    }
+
+    #[test]
+    fn a_server_number_out_of_range_is_refused() {
+        assert!(Options::try_parse_from(["vgpu-server", "-s", "64"]).is_err());
+        assert!(Options::try_parse_from(["vgpu-server", "--driver", "no-such-thing"]).is_err());
+    }
+
+    #[test]
+    fn little_staging_still_makes_whole_slots() {
+        let options = Options::try_parse_from(["vgpu-server", "--staging-kib", "1024"]).expect("valid");
+        let worker = options.worker_options();
+        assert_eq!(worker.download_bytes % worker.download_slots, 0);
+        assert!(worker.download_slots >= 4);
+    }
+}

@@ -1,0 +1,344 @@
+//! One client on one device: reads its calls, issues them in order, sends back what comes of them.
+//!
+//! Threads of a worker:
+//! * the *reader* takes frames off the link, puts bulk bytes where they belong and handles control messages; it never
+//!   waits for anything but the link
+//! * the *issuers* take turns at the queue of calls; one at a time issues, and hands on before it waits
+//! * the *writer* sends what device callbacks leave behind; the *lander* moves large downloads
+
+mod calls;
+mod outbox;
+mod staging;
+mod transfers;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cuda_types::CuError;
+use proto::calls::{self as table, Class};
+use proto::control::{Failed, Farewell, GateOpen, Issued, Printed, Pulled, Reply, Upload};
+use proto::frame::Header;
+use proto::frames::{FrameError, FrameReader};
+use proto::handshake::{Began, Begin, GREETING_LIMIT, Refusal};
+use proto::{Device, Malformed, Names};
+use transport::{Link, LinkError};
+
+use calls::{Call, CallQueue, Turn};
+use outbox::{Message, Outbox};
+use transfers::Transfers;
+
+/// Sizes that bound what one client can make its worker hold.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// Pinned bytes that the client may fill ahead of the device.
+    pub upload_bytes: usize,
+    /// Pinned bytes for downloads, and into how many slots they are cut.
+    pub download_bytes: usize,
+    pub download_slots: usize,
+    /// Bytes of call frames that may be under way without being issued.
+    pub control_bytes: u64,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        WorkerOptions {
+            upload_bytes: 16 * 1024 * 1024,
+            download_bytes: 8 * 1024 * 1024,
+            download_slots: 8,
+            control_bytes: 1024 * 1024,
+        }
+    }
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub enum SessionEnd {
+    /// The client said farewell, and all it had posted is done.
+    Farewell,
+    /// The link ended first.
+    Link(LinkError),
+    /// The client sent bytes that are no calls.
+    Malformed(Malformed),
+    /// The device could not be set up for a client.
+    Device(CuError),
+}
+
+impl std::fmt::Display for SessionEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SessionEnd::Farewell => f.write_str("the client left"),
+            SessionEnd::Link(error) => write!(f, "{error}"),
+            SessionEnd::Malformed(malformed) => write!(f, "session ended: {malformed}"),
+            SessionEnd::Device(error) => write!(f, "the device cannot serve a client: {error}"),
+        }
+    }
+}
+
+impl From<FrameError<LinkError>> for SessionEnd {
+    fn from(error: FrameError<LinkError>) -> Self {
+        match error {
+            FrameError::Link(error) => SessionEnd::Link(error),
+            FrameError::Malformed(malformed) => SessionEnd::Malformed(malformed),
+        }
+    }
+}
+
+/// What a session did, by call.
+#[derive(Debug, Default)]
+pub struct CallCounts(BTreeMap<&'static str, u64>);
+
+impl std::fmt::Display for CallCounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let total: u64 = self.0.values().sum();
+        write!(f, "{total} calls")?;
+        self.0.iter().try_for_each(|(name, count)| write!(f, " {name}={count}"))
+    }
+}
+
+/// The most places for the window that a client may propose.
+const WINDOW_PROPOSALS: usize = 8;
+
+/// Serves one client until it leaves. `begin` is its first proposal for the window.
+///
+/// Returns how the session ended and what was called. The device is left with whatever the client did not free: the
+/// process that called this is expected to end.
+pub fn serve(
+    link: Arc<dyn Link>, device: Arc<dyn Device>, begin: Begin, options: &WorkerOptions,
+) -> (SessionEnd, CallCounts) {
+    let mut frames = FrameReader::default();
+    let outbox = Arc::new(Outbox::new(Arc::clone(&link)));
+    let begun = begin_session(&*link, &*device, begin, &mut frames).and_then(|()| {
+        Transfers::new(Arc::clone(&device), Arc::clone(&outbox), options).map_err(|error| {
+            refuse(&*link, format!("no staging memory: {error}"));
+            SessionEnd::Device(error)
+        })
+    });
+    let (transfers, lander) = match begun {
+        Ok(parts) => parts,
+        Err(end) => return (end, CallCounts::default()),
+    };
+    let began = Began { staging_bytes: options.upload_bytes as u64, control_bytes: options.control_bytes };
+    if let Err(error) = link.send(&[&began.frame()]) {
+        return (SessionEnd::Link(error), CallCounts::default());
+    }
+
+    let worker = Arc::new(Worker {
+        device,
+        transfers,
+        names: Names::default(),
+        queue: CallQueue::new(options.control_bytes),
+        outbox: Arc::clone(&outbox),
+        counts: Mutex::default(),
+        unacknowledged: AtomicU64::new(0),
+        issued_quantum: options.control_bytes / 4,
+        malformed: Mutex::default(),
+        gone: AtomicBool::new(false),
+    });
+    let helpers = [
+        std::thread::spawn(move || lander.run()),
+        std::thread::spawn({
+            let outbox = Arc::clone(&outbox);
+            move || outbox.write_until_closed()
+        }),
+    ];
+    worker.queue.join();
+    let issuer = std::thread::spawn({
+        let (worker, link) = (Arc::clone(&worker), Arc::clone(&link));
+        move || worker.issue(&link)
+    });
+    let end = worker.read(&*link, &mut frames);
+    worker.gone.store(!matches!(end, SessionEnd::Farewell), Ordering::Release);
+    worker.queue.end(!matches!(end, SessionEnd::Farewell));
+    if matches!(end, SessionEnd::Farewell) {
+        // A panic of the issuer has been printed; the session is over either way.
+        let _ = issuer.join();
+        let _ = worker.device.cuCtxSynchronize();
+        worker.print();
+        outbox.close();
+    }
+    link.shutdown();
+    let malformed = worker.malformed.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let end = malformed.map_or(end, SessionEnd::Malformed);
+    let counts = std::mem::take(&mut *worker.counts.lock().unwrap_or_else(PoisonError::into_inner));
+    // The lander and the writer may wait for a device or a peer that is gone; the process ends without them.
+    drop(helpers);
+    (end, counts)
+}
+
+fn refuse(link: &dyn Link, reason: String) {
+    // If the refusal does not arrive, the client sees the end of the link instead.
+    let _ = link.send(&[&Refusal { reason }.frame()]);
+}
+
+/// Reserves the window where the client wants it, or where it proposes next.
+fn begin_session(
+    link: &dyn Link, device: &dyn Device, first: Begin, frames: &mut FrameReader,
+) -> Result<(), SessionEnd> {
+    let mut begin = first;
+    for _ in 1..WINDOW_PROPOSALS {
+        match device.reserve_window(begin.window_base, begin.window_bytes) {
+            Ok(()) => return Ok(()),
+            Err(CuError::MAP_FAILED) => refuse(link, "window".into()),
+            Err(error) => {
+                refuse(link, format!("the device cannot be opened: {error}"));
+                return Err(SessionEnd::Device(error));
+            }
+        }
+        let mut read = |into: &mut [u8]| link.receive(into);
+        let header = frames.header(&mut read)?;
+        if header.opcode != Begin::OPCODE || header.length > GREETING_LIMIT || header.bulk != 0 {
+            return Err(SessionEnd::Malformed(Malformed::new("Begin", format_args!("{header:?}"))));
+        }
+        let mut arguments = Vec::new();
+        frames.arguments(header.length, &mut arguments, &mut read)?;
+        begin = Begin::read(&arguments).map_err(SessionEnd::Malformed)?;
+    }
+    Err(SessionEnd::Device(CuError::MAP_FAILED))
+}
+
+struct Worker {
+    device: Arc<dyn Device>,
+    transfers: Transfers,
+    names: Names,
+    queue: CallQueue,
+    outbox: Arc<Outbox>,
+    counts: Mutex<CallCounts>,
+    /// Bytes of calls issued since the client was last told.
+    unacknowledged: AtomicU64,
+    issued_quantum: u64,
+    /// Why the issuer ended the session.
+    malformed: Mutex<Option<Malformed>>,
+    /// The client is gone and nobody wants the answers.
+    gone: AtomicBool,
+}
+
+impl Worker {
+    /// The reader thread: until the link ends or the client is at fault.
+    fn read(&self, link: &dyn Link, frames: &mut FrameReader) -> SessionEnd {
+        loop {
+            match self.read_frame(link, frames) {
+                Ok(true) => {}
+                Ok(false) => return SessionEnd::Farewell,
+                Err(end) => return end,
+            }
+        }
+    }
+
+    /// Takes one frame; whether more will come.
+    fn read_frame(&self, link: &dyn Link, frames: &mut FrameReader) -> Result<bool, SessionEnd> {
+        let mut read = |into: &mut [u8]| link.receive(into);
+        let header = frames.header(&mut read)?;
+        let mut arguments = Vec::new();
+        if header.opcode < 0x0100 && header.length > GREETING_LIMIT {
+            return Err(SessionEnd::Malformed(Malformed::new("control message", format_args!("{header:?}"))));
+        }
+        frames.arguments(header.length, &mut arguments, &mut read)?;
+        if header.opcode == Upload::OPCODE {
+            let upload = Upload::read(&arguments).map_err(SessionEnd::Malformed)?;
+            let span = self.transfers.upload_range(upload.staging, u64::from(header.bulk));
+            frames.bulk(span.map_err(SessionEnd::Malformed)?.write(), &mut read)?;
+            return Ok(true);
+        }
+        self.take(header, arguments).map_err(SessionEnd::Malformed)
+    }
+
+    fn take(&self, header: Header, arguments: Vec<u8>) -> Result<bool, Malformed> {
+        if header.bulk != 0 {
+            return Err(Malformed::new("frame", format_args!("bulk bytes where none belong: {header:?}")));
+        }
+        match header.opcode {
+            Pulled::OPCODE => self.transfers.pulled(Pulled::read(&arguments)?)?,
+            GateOpen::OPCODE => self.transfers.open_gate(GateOpen::read(&arguments)?)?,
+            Farewell::OPCODE => {
+                Farewell::read(&arguments)?;
+                return Ok(false);
+            }
+            opcode => self.queue.push(Call { id: header.call, opcode, arguments })?,
+        }
+        Ok(true)
+    }
+
+    /// An issuer thread: takes turns at the queue until nothing more comes.
+    fn issue(self: &Arc<Self>, link: &Arc<dyn Link>) {
+        let mut holding = false;
+        while let Turn::Issue(call) = self.queue.next(holding) {
+            holding = !may_wait(call.opcode) || !self.hand_on(link);
+            if let Err(malformed) = self.make(&call) {
+                *self.malformed.lock().unwrap_or_else(PoisonError::into_inner) = Some(malformed);
+                // The reader wakes up at the end of the link and ends the session.
+                link.shutdown();
+                break;
+            }
+        }
+        self.queue.leave();
+    }
+
+    /// Gives the issuing role to another thread; whether that was possible.
+    fn hand_on(self: &Arc<Self>, link: &Arc<dyn Link>) -> bool {
+        match self.queue.hand_on() {
+            None => false,
+            Some(false) => true,
+            Some(true) => {
+                self.queue.join();
+                let (worker, link) = (Arc::clone(self), Arc::clone(link));
+                std::thread::spawn(move || worker.issue(&link));
+                true
+            }
+        }
+    }
+
+    /// Makes one call and answers it.
+    fn make(&self, call: &Call) -> Result<(), Malformed> {
+        let row = table::row(call.opcode)
+            .ok_or_else(|| Malformed::new("opcode", format_args!("{:#06x} is no call", call.opcode)))?;
+        let mut value = Vec::new();
+        let result =
+            table::dispatch(call.opcode, &call.arguments, &*self.device, &self.transfers, &self.names, &mut value)?;
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).0.entry(row.name).or_default() += 1;
+        let error = result.err().map_or(0, |error| error.0);
+        let mut frame = Vec::new();
+        match row.class {
+            Class::Wait => {
+                self.print();
+                self.unacknowledged.store(0, Ordering::Relaxed);
+                let length = if error == 0 { value.len() } else { 0 };
+                let length = u32::try_from(length).expect("no answer of the table is near 4 GiB");
+                Reply { call: call.id.0, error }.append(&mut frame, length);
+                frame.extend_from_slice(&value[..length as usize]);
+            }
+            Class::Post => {
+                if error != 0 {
+                    Failed { call: call.id.0, error }.append(&mut frame, 0);
+                }
+                let bytes = (Header::SIZE + call.arguments.len()) as u64;
+                if self.unacknowledged.fetch_add(bytes, Ordering::Relaxed) + bytes >= self.issued_quantum {
+                    self.unacknowledged.store(0, Ordering::Relaxed);
+                    Issued { upto: call.id.0 }.append(&mut frame, 0);
+                }
+            }
+        }
+        if !frame.is_empty() && !self.gone.load(Ordering::Acquire) {
+            self.outbox.send(Message::frame(frame));
+        }
+        Ok(())
+    }
+
+    /// Sends what kernels have printed.
+    fn print(&self) {
+        let printed = self.device.take_printed();
+        // One frame holds at most the bulk limit.
+        for part in printed.chunks(Header::BULK_LIMIT as usize) {
+            let mut frame = Vec::new();
+            Printed {}.append(&mut frame, u32::try_from(part.len()).expect("a chunk of at most the bulk limit"));
+            frame.extend_from_slice(part);
+            self.outbox.send(Message::frame(frame));
+        }
+    }
+}
+
+/// Whether a call can wait for the device, so that others must be able to go on meanwhile.
+fn may_wait(opcode: u16) -> bool {
+    // Synchronize context, stream, event; copy to the host.
+    matches!(opcode, 0x0101 | 0x0503 | 0x0604 | 0x0311)
+}

@@ -1,0 +1,131 @@
+//! Everything that a worker sends, in one order.
+//!
+//! Order is the promise: bytes that land are pushed before the reply that covers them. A thread that may block sends
+//! for itself when nobody else is sending; a device callback only leaves its message to the writer thread.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use cuda_types::HostSpan;
+use transport::Link;
+
+/// Runs when the bytes of a message have been taken by the link: frees the staging that they lay in.
+pub(crate) type Sent = Box<dyn FnOnce() + Send>;
+
+/// One message on its way.
+pub(crate) struct Message {
+    frame: Vec<u8>,
+    bulk: Option<HostSpan>,
+    sent: Option<Sent>,
+}
+
+impl Message {
+    /// A message that is all in `frame`.
+    pub(crate) fn frame(frame: Vec<u8>) -> Message {
+        Message { frame, bulk: None, sent: None }
+    }
+
+    /// A message whose bulk bytes lie in staging until `sent` is called.
+    pub(crate) fn with_bulk(frame: Vec<u8>, bulk: HostSpan, sent: Sent) -> Message {
+        Message { frame, bulk: Some(bulk), sent: Some(sent) }
+    }
+}
+
+/// The queue in front of a link's sending side.
+pub(crate) struct Outbox {
+    link: Arc<dyn Link>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Message>,
+    /// Whether a thread is sending what it took from the queue.
+    sending: bool,
+    closed: bool,
+}
+
+impl Outbox {
+    pub(crate) fn new(link: Arc<dyn Link>) -> Outbox {
+        Outbox { link, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves a message to whoever sends. Never blocks.
+    pub(crate) fn push(&self, message: Message) {
+        let mut state = self.lock();
+        state.queue.push_back(message);
+        if !state.sending {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Queues a message and sends what is queued, if nobody else is sending already.
+    pub(crate) fn send(&self, message: Message) {
+        let mut state = self.lock();
+        state.queue.push_back(message);
+        if !state.sending {
+            drop(self.drain(state));
+        }
+    }
+
+    /// The writer thread: sends what callbacks have left behind, until [`close`](Outbox::close).
+    pub(crate) fn write_until_closed(&self) {
+        let mut state = self.lock();
+        while !state.closed {
+            if state.queue.is_empty() || state.sending {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                state = self.drain(state);
+            }
+        }
+    }
+
+    /// Ends the writer thread, once the queue is empty or the link is down.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        while !state.queue.is_empty() || state.sending {
+            state = if state.sending {
+                self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+            } else {
+                self.drain(state)
+            };
+        }
+        state.closed = true;
+        self.changed.notify_all();
+    }
+
+    fn drain<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.sending = true;
+        while !state.queue.is_empty() {
+            let batch = std::mem::take(&mut state.queue);
+            drop(state);
+            self.transmit(batch);
+            state = self.lock();
+        }
+        state.sending = false;
+        self.changed.notify_all();
+        state
+    }
+
+    fn transmit(&self, batch: VecDeque<Message>) {
+        let mut parts: Vec<&[u8]> = Vec::with_capacity(batch.len() * 2);
+        for message in &batch {
+            parts.push(&message.frame);
+            if let Some(bulk) = &message.bulk {
+                parts.push(bulk.read());
+            }
+        }
+        if self.link.send(&parts).is_err() {
+            // The reader sees the same end of the link and ends the session; what is queued has no receiver.
+            self.link.shutdown();
+        }
+        for sent in batch.into_iter().filter_map(|message| message.sent) {
+            sent();
+        }
+    }
+}

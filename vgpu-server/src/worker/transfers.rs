@@ -1,0 +1,343 @@
+//! Bytes and signals between the device's streams and the client (chapter 0x08 of the call table).
+//!
+//! Nothing here blocks the thread that issues calls or the thread that reads the link. What a stream must wait for
+//! outside its device becomes a *gate*: the stream is made to wait at it, and it is opened from here.
+//!
+//! * Upload: the client fills granted ranges of the upload staging; a range is granted again when its copy is done.
+//! * Pull: a copy without credit. When its stream arrives, the client is asked for the bytes; they are copied on a
+//!   helper stream as they come, and the last one opens the gate.
+//! * Landing: device bytes go through a slot of the download staging. A copy that finds a slot free goes straight
+//!   through it in its own stream; others wait at a gate while the lander thread moves them slot by slot.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cuda_types::{CUdeviceptr, CUevent, CUstream, CuError, CuResult, HostSpan};
+use proto::control::{Credit, GateOpen, Landing, Notice, Pull, Pulled, RunHostFunction};
+use proto::{Device, Malformed, TransferCalls};
+
+use super::WorkerOptions;
+use super::outbox::{Message, Outbox};
+use super::staging::Slots;
+
+/// The moving parts beside the device.
+pub(crate) struct Transfers {
+    shared: Arc<Shared>,
+    landings: Sender<LandingJob>,
+}
+
+struct Shared {
+    device: Arc<dyn Device>,
+    outbox: Arc<Outbox>,
+    upload: HostSpan,
+    download: Arc<Slots>,
+    /// Uploads of pulled copies, in the order in which they come.
+    pull_stream: CUstream,
+    /// Downloads of large copies.
+    land_stream: CUstream,
+    books: Mutex<Books>,
+}
+
+#[derive(Default)]
+struct Books {
+    pulls: HashMap<u64, PullState>,
+    gates: HashMap<u64, GateState>,
+    /// Streams that wait for an announced event and are free again.
+    notice_streams: Vec<CUstream>,
+}
+
+struct PullState {
+    dst: CUdeviceptr,
+    bytes: u64,
+    /// Bytes whose copy has been given to the device.
+    submitted: u64,
+    gate: u64,
+}
+
+enum GateState {
+    /// The client opened it before its stream was made to wait.
+    OpenedEarly,
+    /// The device's gate.
+    Closed(u64),
+}
+
+struct LandingJob {
+    copy: u64,
+    src: CUdeviceptr,
+    bytes: u64,
+    gate: u64,
+}
+
+fn send(outbox: &Outbox, write: impl FnOnce(&mut Vec<u8>)) {
+    let mut frame = Vec::new();
+    write(&mut frame);
+    outbox.push(Message::frame(frame));
+}
+
+fn code(result: CuResult<()>) -> u32 {
+    result.err().map_or(0, |error| error.0)
+}
+
+impl Transfers {
+    /// Takes staging from the device. The receiver belongs to the lander thread.
+    pub(crate) fn new(
+        device: Arc<dyn Device>, outbox: Arc<Outbox>, options: &WorkerOptions,
+    ) -> CuResult<(Transfers, Lander)> {
+        let upload = device.staging(options.upload_bytes)?;
+        let download = device.staging(options.download_bytes)?;
+        let slots = Arc::new(Slots::new(download, options.download_slots));
+        let (pull_stream, land_stream) = (device.helper_stream()?, device.helper_stream()?);
+        let (landings, jobs) = channel();
+        let shared = Arc::new(Shared {
+            device,
+            outbox,
+            upload,
+            download: slots,
+            pull_stream,
+            land_stream,
+            books: Mutex::default(),
+        });
+        Ok((Transfers { shared: Arc::clone(&shared), landings }, Lander { shared, jobs }))
+    }
+
+    /// Where the bulk bytes of an upload frame belong.
+    pub(crate) fn upload_range(&self, staging: u64, bytes: u64) -> Result<HostSpan, Malformed> {
+        self.shared.upload_range(staging, bytes)
+    }
+
+    /// The client says that a part of a pulled copy lies in the upload staging.
+    pub(crate) fn pulled(&self, part: Pulled) -> Result<(), Malformed> {
+        let shared = &self.shared;
+        let span = shared.upload_range(part.staging, part.bytes)?;
+        let (dst, gate) = {
+            let mut books = shared.lock();
+            let unknown = || Malformed::new("pulled bytes", format_args!("no copy {} was pulled", part.copy));
+            let state = books.pulls.get_mut(&part.copy).ok_or_else(unknown)?;
+            // In order and inside the copy: its end is known by the count alone.
+            if part.offset != state.submitted || part.bytes > state.bytes - state.submitted {
+                return Err(Malformed::new("pulled bytes", format_args!("{part:?} after {}", state.submitted)));
+            }
+            state.submitted += part.bytes;
+            let found = (CUdeviceptr(state.dst.0 + part.offset), (state.submitted == state.bytes).then_some(state.gate));
+            if state.submitted == state.bytes {
+                books.pulls.remove(&part.copy);
+            }
+            found
+        };
+        let (device, outbox) = (Arc::clone(&shared.device), Arc::clone(&shared.outbox));
+        let copied = shared.device.cuMemcpyHtoDAsync_v2(dst, span, shared.pull_stream);
+        shared.when_reached(shared.pull_stream, move |_| {
+            send(&outbox, |out| Credit { staging: part.staging, bytes: part.bytes }.append(out, 0));
+            if let Some(gate) = gate {
+                // A gate that cannot be opened belongs to a context that is gone.
+                let _ = device.gate_open(gate);
+            }
+        });
+        // The copy's own failure breaks the context and is reported by the next call.
+        let _ = copied;
+        Ok(())
+    }
+
+    /// The client opens a gate.
+    pub(crate) fn open_gate(&self, message: GateOpen) -> Result<(), Malformed> {
+        let mut books = self.shared.lock();
+        match books.gates.remove(&message.gate) {
+            Some(GateState::Closed(gate)) => {
+                drop(books);
+                let _ = self.shared.device.gate_open(gate);
+                Ok(())
+            }
+            Some(GateState::OpenedEarly) => {
+                Err(Malformed::new("gate", format_args!("{} is opened a second time", message.gate)))
+            }
+            None if books.gates.len() >= GATE_LIMIT => Err(Malformed::new("gate", "too many gates")),
+            None => {
+                books.gates.insert(message.gate, GateState::OpenedEarly);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes the stream wait for the client's gate, unless it is open already.
+    fn wait_at(&self, name: u64, stream: CUstream) -> CuResult<()> {
+        let gate = self.shared.device.gate_create()?;
+        let mut books = self.shared.lock();
+        if let Some(GateState::OpenedEarly) = books.gates.remove(&name) {
+            return self.shared.device.gate_open(gate);
+        }
+        if books.gates.len() >= GATE_LIMIT {
+            return Err(CuError::OUT_OF_MEMORY);
+        }
+        books.gates.insert(name, GateState::Closed(gate));
+        drop(books);
+        self.shared.device.gate_wait(gate, stream)
+    }
+}
+
+/// The most gates that a client may hold closed at once.
+const GATE_LIMIT: usize = 1 << 20;
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn upload_range(&self, staging: u64, bytes: u64) -> Result<HostSpan, Malformed> {
+        usize::try_from(staging)
+            .ok()
+            .zip(usize::try_from(bytes).ok())
+            .and_then(|(staging, bytes)| self.upload.slice(staging, bytes))
+            .ok_or_else(|| Malformed::new("upload", format_args!("{bytes} bytes at {staging:#x} of the staging")))
+    }
+
+    /// Runs `action` when the stream arrives here, at once if the context is broken and the stream cannot.
+    fn when_reached(&self, stream: CUstream, action: impl FnOnce(CuResult<()>) + Send + 'static) {
+        let action = Arc::new(Mutex::new(Some(action)));
+        let run = {
+            let action = Arc::clone(&action);
+            move |result| {
+                let taken = action.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(action) = taken {
+                    action(result);
+                }
+            }
+        };
+        let later = run.clone();
+        if let Err(error) = self.device.cuStreamAddCallback(stream, Box::new(later)) {
+            run(Err(error));
+        }
+    }
+}
+
+impl TransferCalls for Transfers {
+    fn vgpuStagedHtoD(&self, dst: CUdeviceptr, staging: u64, bytes: u64, stream: CUstream) -> CuResult<()> {
+        let shared = &self.shared;
+        let span = shared.upload_range(staging, bytes).map_err(|_| CuError::INVALID_VALUE)?;
+        let copied = shared.device.cuMemcpyHtoDAsync_v2(dst, span, stream);
+        let outbox = Arc::clone(&shared.outbox);
+        shared.when_reached(stream, move |_| send(&outbox, |out| Credit { staging, bytes }.append(out, 0)));
+        copied
+    }
+
+    fn vgpuPullHtoD(&self, copy: u64, dst: CUdeviceptr, bytes: u64, stream: CUstream) -> CuResult<()> {
+        let shared = &self.shared;
+        if bytes == 0 {
+            return Err(CuError::INVALID_VALUE);
+        }
+        let gate = shared.device.gate_create()?;
+        shared.lock().pulls.insert(copy, PullState { dst, bytes, submitted: 0, gate });
+        let outbox = Arc::clone(&shared.outbox);
+        // Asked for also when the context is broken: the client then gets rid of what it holds for this copy.
+        shared.when_reached(stream, move |_| send(&outbox, |out| Pull { copy }.append(out, 0)));
+        shared.device.gate_wait(gate, stream)
+    }
+
+    fn vgpuLandDtoH(&self, copy: u64, src: CUdeviceptr, bytes: u64, stream: CUstream) -> CuResult<()> {
+        let shared = &self.shared;
+        let slot = usize::try_from(bytes).ok().filter(|bytes| *bytes <= shared.download.slot_bytes());
+        if let Some((bytes, slot)) = slot.and_then(|bytes| Some((bytes, shared.download.try_take()?))) {
+            return shared.land_through(slot, bytes, copy, 0, true, src, stream);
+        }
+        let gate = shared.device.gate_create()?;
+        let landings = self.landings.clone();
+        shared.when_reached(stream, move |_| {
+            // Fails only when the lander has ended with the session.
+            let _ = landings.send(LandingJob { copy, src, bytes, gate });
+        });
+        shared.device.gate_wait(gate, stream)
+    }
+
+    fn vgpuHostFunction(&self, gate: u64, stream: CUstream) -> CuResult<()> {
+        let outbox = Arc::clone(&self.shared.outbox);
+        self.shared.when_reached(stream, move |result| {
+            send(&outbox, |out| RunHostFunction { gate, error: code(result) }.append(out, 0));
+        });
+        self.wait_at(gate, stream)
+    }
+
+    fn vgpuGateWait(&self, gate: u64, stream: CUstream) -> CuResult<()> {
+        self.wait_at(gate, stream)
+    }
+
+    fn vgpuAnnounceEvent(&self, notice: u64, event: CUevent) -> CuResult<()> {
+        let shared = &self.shared;
+        let pooled = shared.lock().notice_streams.pop();
+        let stream = match pooled {
+            Some(stream) => stream,
+            None => shared.device.helper_stream()?,
+        };
+        let waited = shared.device.cuStreamWaitEvent(stream, event, 0);
+        let own = Arc::clone(shared);
+        shared.when_reached(stream, move |result| {
+            own.lock().notice_streams.push(stream);
+            let error = code(waited.and(result));
+            send(&own.outbox, |out| Notice { notice, error }.append(out, 0));
+        });
+        Ok(())
+    }
+
+    fn vgpuAnnounceStream(&self, notice: u64, stream: CUstream) -> CuResult<()> {
+        let outbox = Arc::clone(&self.shared.outbox);
+        self.shared.when_reached(stream, move |result| {
+            send(&outbox, |out| Notice { notice, error: code(result) }.append(out, 0));
+        });
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Copies `bytes` into a slot in stream order and sends them on when they are there.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one landing message and where its bytes come from")]
+    fn land_through(
+        &self, slot: HostSpan, bytes: usize, copy: u64, offset: u64, last: bool, src: CUdeviceptr, stream: CUstream,
+    ) -> CuResult<()> {
+        let span = slot.slice(0, bytes).expect("callers pass at most a slot's length");
+        let copied = self.device.cuMemcpyDtoHAsync_v2(span, src, stream);
+        let (outbox, slots) = (Arc::clone(&self.outbox), Arc::clone(&self.download));
+        self.when_reached(stream, move |result| {
+            let mut frame = Vec::new();
+            // After an error no bytes are sent: those on the client stay as they were, the error tells why.
+            let bulk = if copied.and(result).is_ok() { span } else { span.slice(0, 0).expect("empty") };
+            let length = u32::try_from(bulk.len()).expect("slots are far below the bulk limit");
+            Landing { copy, offset, last }.append(&mut frame, length);
+            outbox.push(Message::with_bulk(frame, bulk, Box::new(move || slots.give(slot))));
+        });
+        copied
+    }
+}
+
+/// Moves large device-to-host copies slot by slot, on a thread of its own.
+pub(crate) struct Lander {
+    shared: Arc<Shared>,
+    jobs: Receiver<LandingJob>,
+}
+
+impl Lander {
+    /// Runs until the session's `Transfers` is gone.
+    pub(crate) fn run(self) {
+        for job in self.jobs {
+            self.shared.land(&job);
+        }
+    }
+}
+
+impl Shared {
+    fn land(&self, job: &LandingJob) {
+        let mut offset = 0;
+        while offset < job.bytes {
+            let bytes = (job.bytes - offset).min(self.download.slot_bytes() as u64);
+            let slot = self.download.take();
+            let part = usize::try_from(bytes).expect("at most a slot");
+            let last = offset + bytes == job.bytes;
+            let src = CUdeviceptr(job.src.0 + offset);
+            // A failure has broken the context; the messages go out all the same, so that the client is not left waiting.
+            let _ = self.land_through(slot, part, job.copy, offset, last, src, self.land_stream);
+            offset += bytes;
+        }
+        let (device, gate) = (Arc::clone(&self.device), job.gate);
+        self.when_reached(self.land_stream, move |_| {
+            let _ = device.gate_open(gate);
+        });
+    }
+}
