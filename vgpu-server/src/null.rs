@@ -13,8 +13,8 @@ use cuda_types::{CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream, CuError, 
 use proto::device::Callback;
 use proto::param::Copy2D;
 use proto::{
-    ContextCalls, Device, DeviceFacts, EventCalls, FunctionFacts, LaunchCalls, MemoryCalls, ModuleCalls, ModuleFacts,
-    StreamCalls,
+    ContextCalls, Device, DeviceFacts, EventCalls, FunctionFacts, LaunchCalls, MemoryCalls, ModuleCalls,
+    ModuleFacts, StreamCalls,
 };
 
 /// See the module's text.
@@ -272,7 +272,13 @@ impl MemoryCalls for NullGpu {
         state.tally.bytes_down += bytes as u64;
         state.bytes(src.0, bytes).map(|bytes| bytes.to_vec()).ok_or(CuError::INVALID_VALUE)
     }
-    fn cuMemcpyDtoDAsync_v2(&self, dst: CUdeviceptr, src: CUdeviceptr, bytes: u64, stream: CUstream) -> CuResult<()> {
+    fn cuMemcpyDtoDAsync_v2(
+        &self,
+        dst: CUdeviceptr,
+        src: CUdeviceptr,
+        bytes: u64,
+        stream: CUstream,
+    ) -> CuResult<()> {
         let bytes = usize::try_from(bytes).map_err(|_| CuError::INVALID_VALUE)?;
         self.submit(stream, Work::Copy { to: Place::Device(dst.0), from: Place::Device(src.0), bytes });
         Ok(())
@@ -298,7 +304,13 @@ impl MemoryCalls for NullGpu {
         })
     }
     fn cuMemsetD2D8Async(
-        &self, dst: CUdeviceptr, pitch: u64, value: u8, width: u64, height: u64, stream: CUstream,
+        &self,
+        dst: CUdeviceptr,
+        pitch: u64,
+        value: u8,
+        width: u64,
+        height: u64,
+        stream: CUstream,
     ) -> CuResult<()> {
         (0..height)
             .try_for_each(|row| self.cuMemsetD8Async(CUdeviceptr(dst.0 + row * pitch), value, width, stream))
@@ -327,7 +339,11 @@ impl ModuleCalls for NullGpu {
         Ok(())
     }
     fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
-        &self, _: CUfunction, block_size: i32, _: u64, _: u32,
+        &self,
+        _: CUfunction,
+        block_size: i32,
+        _: u64,
+        _: u32,
     ) -> CuResult<i32> {
         (block_size > 0).then(|| 2048 / block_size).ok_or(CuError::INVALID_VALUE)
     }
@@ -404,7 +420,8 @@ impl EventCalls for NullGpu {
     }
     fn cuEventQuery(&self, event: CUevent) -> CuResult<()> {
         let state = self.lock();
-        let done = state.events.get(&event.0).is_none_or(|(stream, position)| state.reached(*stream, *position));
+        let done =
+            state.events.get(&event.0).is_none_or(|(stream, position)| state.reached(*stream, *position));
         done.then_some(()).ok_or(CuError::NOT_READY)
     }
     fn cuEventElapsedTime(&self, _: CUevent, _: CUevent) -> CuResult<f32> {
@@ -414,7 +431,13 @@ impl EventCalls for NullGpu {
 
 impl LaunchCalls for NullGpu {
     fn cuLaunchKernel(
-        &self, _: CUfunction, grid: Dim3, _: Dim3, _: u32, _: CUstream, arguments: &[u8],
+        &self,
+        _: CUfunction,
+        grid: Dim3,
+        _: Dim3,
+        _: u32,
+        _: CUstream,
+        arguments: &[u8],
     ) -> CuResult<()> {
         let mut state = self.lock();
         state.tally.launches += 1;
@@ -423,7 +446,13 @@ impl LaunchCalls for NullGpu {
         Ok(())
     }
     fn cuLaunchCooperativeKernel(
-        &self, func: CUfunction, grid: Dim3, block: Dim3, shared_bytes: u32, stream: CUstream, arguments: &[u8],
+        &self,
+        func: CUfunction,
+        grid: Dim3,
+        block: Dim3,
+        shared_bytes: u32,
+        stream: CUstream,
+        arguments: &[u8],
     ) -> CuResult<()> {
         self.cuLaunchKernel(func, grid, block, shared_bytes, stream, arguments)
     }
@@ -464,11 +493,17 @@ impl Device for NullGpu {
         Ok(HostSpan::leak(vec![0; bytes]))
     }
     fn cuMemcpyHtoDAsync_v2(&self, dst: CUdeviceptr, src: HostSpan, stream: CUstream) -> CuResult<()> {
-        self.submit(stream, Work::Copy { to: Place::Device(dst.0), from: Place::Host(src), bytes: src.len() });
+        self.submit(
+            stream,
+            Work::Copy { to: Place::Device(dst.0), from: Place::Host(src), bytes: src.len() },
+        );
         Ok(())
     }
     fn cuMemcpyDtoHAsync_v2(&self, dst: HostSpan, src: CUdeviceptr, stream: CUstream) -> CuResult<()> {
-        self.submit(stream, Work::Copy { to: Place::Host(dst), from: Place::Device(src.0), bytes: dst.len() });
+        self.submit(
+            stream,
+            Work::Copy { to: Place::Host(dst), from: Place::Device(src.0), bytes: dst.len() },
+        );
         Ok(())
     }
     fn cuStreamAddCallback(&self, stream: CUstream, callback: Callback) -> CuResult<()> {

@@ -92,7 +92,9 @@ async fn serve(options: Arc<Options>, facts: Arc<DeviceFacts>) -> Result<(), Str
 
 /// Lets the clients finish; a second signal or the end of the drain time ends them.
 async fn drain(
-    options: &Options, mut sessions: JoinSet<()>, terminate: &mut tokio::signal::unix::Signal,
+    options: &Options,
+    mut sessions: JoinSet<()>,
+    terminate: &mut tokio::signal::unix::Signal,
     interrupt: &mut tokio::signal::unix::Signal,
 ) {
     if sessions.is_empty() {
@@ -122,7 +124,9 @@ async fn listen(options: &Options) -> Result<(TcpListener, Option<TcpListener>),
     match options.listen {
         Some(ip) => {
             if !ip.is_loopback() {
-                tracing::warn!("whoever reaches {ip}:{port} can use this device: there is no authentication yet");
+                tracing::warn!(
+                    "whoever reaches {ip}:{port} can use this device: there is no authentication yet"
+                );
             }
             Ok((bind(ip).await?, None))
         }
@@ -186,12 +190,19 @@ async fn accept_failed(error: &std::io::Error) {
 }
 
 fn take(
-    accepted: std::io::Result<(TcpStream, SocketAddr)>, sessions: &mut JoinSet<()>, options: &Arc<Options>,
+    accepted: std::io::Result<(TcpStream, SocketAddr)>,
+    sessions: &mut JoinSet<()>,
+    options: &Arc<Options>,
     facts: &Arc<DeviceFacts>,
 ) {
     match accepted {
         Ok((stream, peer)) => {
-            sessions.spawn(session(Client::Tcp(stream), peer.to_string(), Arc::clone(options), Arc::clone(facts)));
+            sessions.spawn(session(
+                Client::Tcp(stream),
+                peer.to_string(),
+                Arc::clone(options),
+                Arc::clone(facts),
+            ));
         }
         Err(error) => tracing::warn!("a client could not be accepted: {error}"),
     }
@@ -249,7 +260,9 @@ fn start_worker(socket: OwnedFd, begin: &Begin, client: &str, options: &Options)
 
 /// Greets a client up to its `Begin`. `Err(None)` when it left before that, as one does that only enumerates.
 async fn greet(
-    stream: &mut (impl AsyncRead + AsyncWrite + Unpin), peer: &str, facts: &DeviceFacts,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    peer: &str,
+    facts: &DeviceFacts,
 ) -> Result<(Hello, Begin), Option<String>> {
     let first = tokio::time::timeout(GREETING_TIME, read_greeting(stream, Hello::OPCODE)).await;
     let hello = match first {
@@ -287,7 +300,10 @@ async fn refuse(stream: &mut (impl AsyncWrite + Unpin), refusal: &Refusal) {
 }
 
 /// Reads one greeting and not a byte more: what follows is the worker's. `None` at the end of the connection.
-async fn read_greeting(stream: &mut (impl AsyncRead + Unpin), opcode: u16) -> Result<Option<Vec<u8>>, String> {
+async fn read_greeting(
+    stream: &mut (impl AsyncRead + Unpin),
+    opcode: u16,
+) -> Result<Option<Vec<u8>>, String> {
     let mut bytes = [0; Header::SIZE];
     if let Err(error) = stream.read_exact(&mut bytes).await {
         return match error.kind() {

@@ -23,10 +23,9 @@ pub fn run(options: &Options) -> Result<(), String> {
         SocketLink::from_descriptor(socket, options.client.clone(), super::link_timeout())
             .map_err(|error| error.to_string())?,
     );
-    let device = options
-        .driver
-        .open(options.device)
-        .map_err(|error| format!("opening device {} of driver {}: {error}", options.device, options.driver))?;
+    let device = options.driver.open(options.device).map_err(|error| {
+        format!("opening device {} of driver {}: {error}", options.device, options.driver)
+    })?;
     tracing::info!(client = options.client, "worker {} started", std::process::id());
     let begin = Begin { window_base: options.window_base, window_bytes: options.window_bytes };
     let (end, counts) = worker::serve(link, device, begin, &options.worker_options());

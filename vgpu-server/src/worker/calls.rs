@@ -58,7 +58,10 @@ impl CallQueue {
     pub(crate) fn push(&self, call: Call) -> Result<(), Malformed> {
         let mut state = self.lock();
         if state.bytes > self.limit {
-            return Err(Malformed::new("call", format_args!("{} bytes beyond the window", state.bytes - self.limit)));
+            return Err(Malformed::new(
+                "call",
+                format_args!("{} bytes beyond the window", state.bytes - self.limit),
+            ));
         }
         state.bytes += call.arguments.len() as u64;
         state.calls.push_back(call);

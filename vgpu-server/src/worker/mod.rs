@@ -104,7 +104,10 @@ const WINDOW_PROPOSALS: usize = 8;
 /// Returns how the session ended and what was called. The device is left with whatever the client did not free: the
 /// process that called this is expected to end.
 pub fn serve(
-    link: Arc<dyn Link>, device: Arc<dyn Device>, begin: Begin, options: &WorkerOptions,
+    link: Arc<dyn Link>,
+    device: Arc<dyn Device>,
+    begin: Begin,
+    options: &WorkerOptions,
 ) -> (SessionEnd, CallCounts) {
     let mut frames = FrameReader::default();
     let outbox = Arc::new(Outbox::new(Arc::clone(&link)));
@@ -173,7 +176,10 @@ fn refuse(link: &dyn Link, reason: String) {
 
 /// Reserves the window where the client wants it, or where it proposes next.
 fn begin_session(
-    link: &dyn Link, device: &dyn Device, first: Begin, frames: &mut FrameReader,
+    link: &dyn Link,
+    device: &dyn Device,
+    first: Begin,
+    frames: &mut FrameReader,
 ) -> Result<(), SessionEnd> {
     let mut begin = first;
     for _ in 1..WINDOW_PROPOSALS {
@@ -293,8 +299,14 @@ impl Worker {
         let row = table::row(call.opcode)
             .ok_or_else(|| Malformed::new("opcode", format_args!("{:#06x} is no call", call.opcode)))?;
         let mut value = Vec::new();
-        let result =
-            table::dispatch(call.opcode, &call.arguments, &*self.device, &self.transfers, &self.names, &mut value)?;
+        let result = table::dispatch(
+            call.opcode,
+            &call.arguments,
+            &*self.device,
+            &self.transfers,
+            &self.names,
+            &mut value,
+        )?;
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner).0.entry(row.name).or_default() += 1;
         let error = result.err().map_or(0, |error| error.0);
         let mut frame = Vec::new();
@@ -330,7 +342,8 @@ impl Worker {
         // One frame holds at most the bulk limit.
         for part in printed.chunks(Header::BULK_LIMIT as usize) {
             let mut frame = Vec::new();
-            Printed {}.append(&mut frame, u32::try_from(part.len()).expect("a chunk of at most the bulk limit"));
+            Printed {}
+                .append(&mut frame, u32::try_from(part.len()).expect("a chunk of at most the bulk limit"));
             frame.extend_from_slice(part);
             self.outbox.send(Message::frame(frame));
         }

@@ -82,7 +82,9 @@ fn code(result: CuResult<()>) -> u32 {
 impl Transfers {
     /// Takes staging from the device. The receiver belongs to the lander thread.
     pub(crate) fn new(
-        device: Arc<dyn Device>, outbox: Arc<Outbox>, options: &WorkerOptions,
+        device: Arc<dyn Device>,
+        outbox: Arc<Outbox>,
+        options: &WorkerOptions,
     ) -> CuResult<(Transfers, Lander)> {
         let upload = device.staging(options.upload_bytes)?;
         let download = device.staging(options.download_bytes)?;
@@ -116,10 +118,16 @@ impl Transfers {
             let state = books.pulls.get_mut(&part.copy).ok_or_else(unknown)?;
             // In order and inside the copy: its end is known by the count alone.
             if part.offset != state.submitted || part.bytes > state.bytes - state.submitted {
-                return Err(Malformed::new("pulled bytes", format_args!("{part:?} after {}", state.submitted)));
+                return Err(Malformed::new(
+                    "pulled bytes",
+                    format_args!("{part:?} after {}", state.submitted),
+                ));
             }
             state.submitted += part.bytes;
-            let found = (CUdeviceptr(state.dst.0 + part.offset), (state.submitted == state.bytes).then_some(state.gate));
+            let found = (
+                CUdeviceptr(state.dst.0 + part.offset),
+                (state.submitted == state.bytes).then_some(state.gate),
+            );
             if state.submitted == state.bytes {
                 books.pulls.remove(&part.copy);
             }
@@ -188,7 +196,9 @@ impl Shared {
             .ok()
             .zip(usize::try_from(bytes).ok())
             .and_then(|(staging, bytes)| self.upload.slice(staging, bytes))
-            .ok_or_else(|| Malformed::new("upload", format_args!("{bytes} bytes at {staging:#x} of the staging")))
+            .ok_or_else(|| {
+                Malformed::new("upload", format_args!("{bytes} bytes at {staging:#x} of the staging"))
+            })
     }
 
     /// Runs `action` when the stream arrives here, at once if the context is broken and the stream cannot.
@@ -288,9 +298,19 @@ impl TransferCalls for Transfers {
 
 impl Shared {
     /// Copies `bytes` into a slot in stream order and sends them on when they are there.
-    #[allow(clippy::too_many_arguments, reason = "the parts of one landing message and where its bytes come from")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of one landing message and where its bytes come from"
+    )]
     fn land_through(
-        &self, slot: HostSpan, bytes: usize, copy: u64, offset: u64, last: bool, src: CUdeviceptr, stream: CUstream,
+        &self,
+        slot: HostSpan,
+        bytes: usize,
+        copy: u64,
+        offset: u64,
+        last: bool,
+        src: CUdeviceptr,
+        stream: CUstream,
     ) -> CuResult<()> {
         let span = slot.slice(0, bytes).expect("callers pass at most a slot's length");
         let copied = self.device.cuMemcpyDtoHAsync_v2(span, src, stream);
