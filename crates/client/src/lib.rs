@@ -1,0 +1,38 @@
+//! A program's side of its remote devices.
+//!
+//! A [`Remote`] is one device of the list: greeted at start, so that its facts are known, and given a [`Session`] at
+//! the first call that needs a context. The session carries the calls of the table and adds what must happen on this
+//! side: addresses, captured and landing copies, queries answered without asking, errors told once or forever.
+//!
+//! Layout:
+//! * [`remote`]: a device of the list and its session
+//! * [`session`]: posts, waits, and the role of the thread that reads
+//! * [`incoming`]: what the worker sends
+//! * [`progress`]: the one thread that reads and sends while no program thread does
+//! * [`memory`], [`copy`], [`event`], [`launch`], [`host_function`]: chapters with a part on this side
+//! * [`hazards`]: host memory that something pending can still write
+//! * [`environment`]: what the embedding program provides
+
+#![forbid(unsafe_code)]
+#![allow(non_snake_case, reason = "CUDA's calls keep CUDA's names")]
+
+pub mod connect;
+pub mod copy;
+pub mod environment;
+pub mod event;
+pub mod hazards;
+pub mod host_function;
+mod incoming;
+pub mod launch;
+pub mod memory;
+mod progress;
+pub mod remote;
+pub mod session;
+mod staging;
+mod state;
+
+pub use connect::ConnectError;
+pub use environment::Environment;
+pub use launch::LaunchRefusal;
+pub use remote::Remote;
+pub use session::Session;

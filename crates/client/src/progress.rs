@@ -1,0 +1,142 @@
+//! The one thread that serves all links while no program thread does, and the one that runs host functions.
+//!
+//! It is started with the first session. It reads links that nobody waits for, sends what messages ask for and what
+//! posts left in the send buffers. A link that a program thread waits for is left to that thread; while there is one,
+//! the progress thread looks again every few milliseconds instead of being told, which would cost every waiting call
+//! a system call.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use proto::control::{GateOpen, RunHostFunction};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use crate::environment::Environment;
+use crate::session::Session;
+
+pub(crate) struct Progress {
+    sessions: Mutex<Vec<Weak<Session>>>,
+    signal: OwnedFd,
+    /// The signal has been given and not yet seen.
+    signalled: AtomicBool,
+    host_functions: Sender<Box<dyn FnOnce() + Send>>,
+}
+
+/// How soon a link that was awaited is looked at again.
+const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+
+impl Progress {
+    /// The process's progress thread, started now if it is not running.
+    pub(crate) fn shared(environment: &Environment) -> std::io::Result<Arc<Progress>> {
+        static SHARED: OnceLock<Arc<Progress>> = OnceLock::new();
+        static STARTING: Mutex<()> = Mutex::new(());
+        let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(progress) = SHARED.get() {
+            return Ok(Arc::clone(progress));
+        }
+        let (host_functions, jobs) = channel::<Box<dyn FnOnce() + Send>>();
+        let progress = Arc::new(Progress {
+            sessions: Mutex::default(),
+            signal: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            signalled: AtomicBool::new(false),
+            host_functions,
+        });
+        let running = Arc::clone(&progress);
+        (environment.spawn)("vgpu-progress", Box::new(move || running.run()))?;
+        (environment.spawn)("vgpu-hostfunc", Box::new(move || jobs.into_iter().for_each(|job| job())))?;
+        Ok(Arc::clone(SHARED.get_or_init(|| progress)))
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Vec<Weak<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves a session from now on.
+    pub(crate) fn watch(&self, session: &Arc<Session>) {
+        self.sessions().push(Arc::downgrade(session));
+        self.wake();
+    }
+
+    /// There is something to send or to look at.
+    pub(crate) fn wake(&self) {
+        if !self.signalled.swap(true, Ordering::AcqRel) {
+            // Fails only when the counter is full, and then the signal is there.
+            let _ = rustix::io::write(&self.signal, &1_u64.to_ne_bytes());
+        }
+    }
+
+    fn run(&self) {
+        loop {
+            let sessions: Vec<Arc<Session>> = {
+                let mut watched = self.sessions();
+                watched.retain(|session| session.strong_count() > 0);
+                watched.iter().filter_map(Weak::upgrade).filter(|session| !session.is_lost()).collect()
+            };
+            let (awaited, idle): (Vec<_>, Vec<_>) =
+                sessions.into_iter().partition(|session| session.is_awaited());
+            let readable = self.wait(&idle, !awaited.is_empty());
+            for (session, readable) in idle.iter().zip(readable) {
+                if readable && !session.is_awaited() {
+                    session.read_available();
+                }
+                session.serve();
+            }
+            for session in &awaited {
+                session.serve();
+            }
+        }
+    }
+
+    /// Waits for the signal or for one of the links; which of them can be read.
+    fn wait(&self, idle: &[Arc<Session>], look_again: bool) -> Vec<bool> {
+        let mut descriptors = vec![PollFd::from_borrowed_fd(self.signal.as_fd(), PollFlags::IN)];
+        descriptors.extend(
+            idle.iter().map(|session| PollFd::from_borrowed_fd(session.link.descriptor(), PollFlags::IN)),
+        );
+        // Interrupted or failed: look at everything, none is readable.
+        let _ = poll(&mut descriptors, look_again.then_some(&LOOK_AGAIN));
+        let signalled = !descriptors[0].revents().is_empty();
+        let readable = descriptors[1..].iter().map(|entry| !entry.revents().is_empty()).collect();
+        drop(descriptors);
+        if signalled {
+            let _ = rustix::io::read(&self.signal, &mut [0; 8]);
+            self.signalled.store(false, Ordering::Release);
+        }
+        readable
+    }
+
+    /// Has a host function run on its own thread, which may block, and its gate opened.
+    pub(crate) fn run_host_function(&self, session: &Session, message: RunHostFunction) {
+        let Some(function) = session.state().host_functions.remove(&message.gate) else { return };
+        let opener = self.opener(session);
+        let job = Box::new(move || {
+            (function.run)(message.error);
+            drop(function.pending);
+            if let Some(session) = opener.upgrade() {
+                // On a lost link there is no stream that waits.
+                let _ = session.send_control(|out| GateOpen { gate: message.gate }.append(out, 0));
+            }
+        });
+        // The thread lives as long as the process.
+        let _ = self.host_functions.send(job);
+    }
+
+    fn opener(&self, session: &Session) -> Weak<Session> {
+        self.sessions()
+            .iter()
+            .find(|watched| std::ptr::eq(watched.as_ptr(), session))
+            .cloned()
+            .unwrap_or_default()
+    }
+}
+
+impl Session {
+    /// Sends what is due: pulled bytes, control messages, what posts left behind.
+    fn serve(&self) {
+        self.write_leftovers();
+        self.send_pulled();
+    }
+}

@@ -1,0 +1,188 @@
+//! One device of the list: greeted at start, given a session at the first call that needs a context.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cuda_types::{CuError, CuResult};
+use proto::DeviceFacts;
+use proto::handshake::Begin;
+use transport::{Address, SocketLink};
+use window::Window;
+
+use crate::connect::{ConnectError, Greeted};
+use crate::environment::{Environment, Severity, is_forked};
+use crate::session::Session;
+
+/// The first address of the first device's window.
+pub const WINDOW_BASE: u64 = 0x2000_0000_0000;
+/// Bytes of address space for each device.
+pub const WINDOW_BYTES: u64 = 512 << 30;
+/// The most places that are proposed for a window.
+const PROPOSALS: u64 = 8;
+/// How far apart the proposals lie: beyond the windows of all devices that a list may have.
+const PROPOSAL_STRIDE: u64 = 64 * WINDOW_BYTES;
+
+/// Reserves address space of this process, so that nothing else is put there and stray accesses fault: base, bytes.
+/// `false` if something lies there already.
+pub type Reserve = fn(u64, u64) -> bool;
+
+/// See the module's text.
+pub struct Remote {
+    address: Address,
+    ordinal: u64,
+    environment: Arc<Environment>,
+    facts: Arc<DeviceFacts>,
+    reserve: Reserve,
+    state: Mutex<Link>,
+}
+
+enum Link {
+    /// Greeted, no context yet.
+    Idle(Greeted),
+    /// To be greeted again at the next use: the device was reset.
+    Reset,
+    Active(Arc<Session>),
+    /// Lost before or during the start of its worker: what every call answers.
+    Failed(CuError),
+}
+
+impl Remote {
+    /// Greets the server at `address`. Nothing is started there; facts are known afterwards.
+    pub fn connect(
+        address: Address,
+        ordinal: u32,
+        environment: Arc<Environment>,
+        reserve: Reserve,
+    ) -> Result<Remote, ConnectError> {
+        let greeted = greet(&address, &environment)?;
+        Ok(Remote::greeted(greeted, address, ordinal, environment, reserve))
+    }
+
+    /// A device behind a link that is greeted already; after a reset it is reached at `address`.
+    pub fn greeted(
+        greeted: Greeted,
+        address: Address,
+        ordinal: u32,
+        environment: Arc<Environment>,
+        reserve: Reserve,
+    ) -> Remote {
+        let facts = Arc::new(greeted.welcome.facts.clone());
+        Remote {
+            address,
+            ordinal: u64::from(ordinal),
+            environment,
+            facts,
+            reserve,
+            state: Mutex::new(Link::Idle(greeted)),
+        }
+    }
+
+    /// What the server said about the device.
+    pub fn facts(&self) -> &DeviceFacts {
+        &self.facts
+    }
+
+    /// Where the device is.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Link> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session, if there is one already.
+    pub fn active(&self) -> Option<Arc<Session>> {
+        match &*self.lock() {
+            Link::Active(session) => Some(Arc::clone(session)),
+            _ => None,
+        }
+    }
+
+    /// The session, begun now if there is none: the server starts a worker.
+    pub fn session(&self) -> CuResult<Arc<Session>> {
+        if is_forked() {
+            return Err(CuError::NOT_INITIALIZED);
+        }
+        let mut state = self.lock();
+        match &*state {
+            Link::Active(session) => return Ok(Arc::clone(session)),
+            Link::Failed(error) => return Err(*error),
+            Link::Idle(_) | Link::Reset => {}
+        }
+        let greeted = match std::mem::replace(&mut *state, Link::Failed(CuError::DEVICE_UNAVAILABLE)) {
+            Link::Idle(greeted) => Ok(greeted),
+            _ => greet(&self.address, &self.environment),
+        };
+        match greeted.and_then(|greeted| self.begin(greeted)) {
+            Ok(session) => {
+                *state = Link::Active(Arc::clone(&session));
+                Ok(session)
+            }
+            Err(error) => {
+                (self.environment.log)(
+                    Severity::Error,
+                    &format!("device {} of VGPU_SERVER ({}): {error}", self.ordinal, self.address),
+                );
+                Err(CuError::DEVICE_UNAVAILABLE)
+            }
+        }
+    }
+
+    /// Has a worker started, with a window that both sides can reserve.
+    fn begin(&self, mut greeted: Greeted) -> Result<Arc<Session>, ConnectError> {
+        // Starting a worker and opening a device takes longer than a greeting.
+        let patience = self.environment.connect_timeout.max(Duration::from_secs(60));
+        for proposal in 0..PROPOSALS {
+            let base = WINDOW_BASE + proposal * PROPOSAL_STRIDE + self.ordinal * WINDOW_BYTES;
+            if !(self.reserve)(base, WINDOW_BYTES) {
+                continue;
+            }
+            let begin = Begin { window_base: base, window_bytes: WINDOW_BYTES };
+            if let Some(began) = greeted.begin(&begin, patience)? {
+                let window = Window::new(base, WINDOW_BYTES);
+                let peer = self.address.to_string();
+                return Session::new(
+                    greeted,
+                    Arc::clone(&self.facts),
+                    &began,
+                    window,
+                    Arc::clone(&self.environment),
+                )
+                .map_err(|source| ConnectError::Link(transport::LinkError::Lost { peer, source }));
+            }
+        }
+        Err(ConnectError::Refused {
+            peer: self.address.to_string(),
+            reason: format!("no address range of {} GiB is free on both sides", WINDOW_BYTES >> 30),
+        })
+    }
+
+    /// Ends the context: memory, streams and modules are gone, errors are forgotten. The next use begins anew.
+    pub fn reset(&self) -> CuResult<()> {
+        if is_forked() {
+            return Err(CuError::NOT_INITIALIZED);
+        }
+        let mut state = self.lock();
+        if let Link::Active(session) = &*state {
+            session.close(Duration::from_secs(2));
+            *state = Link::Reset;
+        } else if let Link::Failed(_) = &*state {
+            *state = Link::Reset;
+        }
+        Ok(())
+    }
+
+    /// Sends what is posted, says farewell and waits up to `patience`.
+    pub fn close(&self, patience: Duration) {
+        if let Some(session) = self.active() {
+            session.close(patience);
+        }
+    }
+}
+
+fn greet(address: &Address, environment: &Environment) -> Result<Greeted, ConnectError> {
+    let link = SocketLink::connect(address, environment.connect_timeout, environment.link_timeout)
+        .map_err(ConnectError::Link)?;
+    Greeted::new(Box::new(link), environment.connect_timeout)
+}

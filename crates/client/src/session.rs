@@ -1,0 +1,457 @@
+//! One context on one remote device: posts, waits, and the role of the thread that reads.
+//!
+//! Calls are appended to one send buffer, so what any thread posted before another thread's call is issued before it.
+//! The buffer is written when a call waits, when it is half full, or by the progress thread, which is told when the
+//! buffer stops being empty.
+//!
+//! At most one thread reads the link at a time: the one that waits for a reply, else the progress thread. It hands
+//! out what arrives and never sends: what a message asks to be sent is left to the progress thread. The worker's
+//! reader never waits either, so two full links cannot wait for each other.
+//!
+//! Locks, in the order in which they may be taken: `outgoing`, then `state`. Neither is held while reading.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+use std::time::Duration;
+
+use cuda_types::{CuError, CuResult};
+use proto::calls::Row;
+use proto::codec::Malformed;
+use proto::control::Farewell;
+use proto::frame::{CallId, append};
+use proto::frames::{FrameError, FrameReader};
+use proto::handshake::Began;
+use proto::{Caller, DeviceFacts};
+use transport::{Link, LinkError};
+use window::Window;
+
+use crate::connect::Greeted;
+use crate::environment::{self, Environment, Severity};
+use crate::progress::Progress;
+use crate::state::State;
+
+/// See the module's text.
+pub struct Session {
+    pub(crate) link: Box<dyn Link>,
+    pub(crate) environment: Arc<Environment>,
+    pub(crate) facts: Arc<DeviceFacts>,
+    outgoing: Mutex<Outgoing>,
+    /// Taken only by the thread whose `state.reading` it is.
+    frames: Mutex<FrameReader>,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Threads of the program that wait for something from this link.
+    waiting: AtomicUsize,
+    names: AtomicU64,
+    /// The sticky or link error, where it can be seen without a lock; 0 for none.
+    broken: AtomicU32,
+    pub(crate) progress: Arc<Progress>,
+    control_bytes: u64,
+    farewell: AtomicBool,
+    /// Held while an allocation is placed and its chunk is mapped.
+    pub(crate) allocating: Mutex<()>,
+}
+
+/// The sending side.
+pub(crate) struct Outgoing {
+    pub(crate) buffer: Vec<u8>,
+    next_call: CallId,
+    /// The thread that posted last.
+    poster: Option<ThreadId>,
+    /// Bytes of call frames sent so far, and how far they reached after some of the calls.
+    bytes: u64,
+    marks: VecDeque<(CallId, u64)>,
+    /// Bytes of `bytes` that are known to be issued.
+    issued_bytes: u64,
+    /// The progress thread has been told that the buffer is not empty.
+    announced: bool,
+}
+
+/// The send buffer is written when it holds this much.
+const FLUSH_BYTES: usize = 32 * 1024;
+/// How finely `Outgoing::marks` follows the calls.
+const MARK_BYTES: u64 = 4 * 1024;
+
+impl Session {
+    pub(crate) fn new(
+        greeted: Greeted,
+        facts: Arc<DeviceFacts>,
+        began: &Began,
+        window: Window,
+        environment: Arc<Environment>,
+    ) -> std::io::Result<Arc<Session>> {
+        use std::os::fd::AsRawFd;
+        let progress = Progress::shared(&environment)?;
+        environment::remember_descriptor(greeted.link.descriptor().as_raw_fd());
+        let session = Arc::new(Session {
+            link: greeted.link,
+            environment,
+            facts,
+            outgoing: Mutex::new(Outgoing {
+                buffer: Vec::with_capacity(2 * FLUSH_BYTES),
+                next_call: CallId(1),
+                poster: None,
+                bytes: 0,
+                marks: VecDeque::new(),
+                issued_bytes: 0,
+                announced: false,
+            }),
+            frames: Mutex::new(greeted.frames),
+            state: Mutex::new(State::new(began.staging_bytes, window)),
+            changed: Condvar::new(),
+            waiting: AtomicUsize::new(0),
+            names: AtomicU64::new(0x100),
+            broken: AtomicU32::new(0),
+            progress: Arc::clone(&progress),
+            control_bytes: began.control_bytes,
+            farewell: AtomicBool::new(false),
+            allocating: Mutex::new(()),
+        });
+        progress.watch(&session);
+        Ok(session)
+    }
+
+    /// What the server said about the device.
+    pub fn facts(&self) -> &DeviceFacts {
+        &self.facts
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The error that every call answers now, if there is one.
+    pub fn check(&self) -> CuResult<()> {
+        if environment::is_forked() {
+            return Err(CuError::NOT_INITIALIZED);
+        }
+        match self.broken.load(Ordering::Acquire) {
+            0 => Ok(()),
+            error => Err(CuError(error)),
+        }
+    }
+
+    /// Remembers an error that a reply or a message brought, if it is one that stays.
+    pub(crate) fn note(&self, error: CuError) {
+        if error.is_sticky() {
+            self.state().sticky.get_or_insert(error);
+            // The first error stays.
+            let _ = self.broken.compare_exchange(0, error.0, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    /// The error of an earlier posted call, once.
+    pub fn take_deferred(&self) -> Option<CuError> {
+        self.state().take_deferred()
+    }
+
+    /// Appends a call and says its number. Waits if too much is under way that the worker has not issued.
+    fn append<'a>(
+        &'a self,
+        row: &Row,
+        write: &mut dyn FnMut(&mut Vec<u8>),
+    ) -> CuResult<(MutexGuard<'a, Outgoing>, CallId)> {
+        self.check()?;
+        let mut out = self.outgoing();
+        while out.bytes - out.issued_bytes > self.control_bytes / 2 {
+            let issued = self.state().issued;
+            out.note_issued(issued);
+            if out.bytes - out.issued_bytes <= self.control_bytes / 2 {
+                break;
+            }
+            self.flush_locked(&mut out)?;
+            drop(out);
+            self.wait_until(|state| (state.issued != issued).then_some(()))?;
+            out = self.outgoing();
+        }
+        let call = out.next_call;
+        out.next_call = call.next();
+        let thread = std::thread::current().id();
+        if out.poster != Some(thread) {
+            out.poster = Some(thread);
+            self.state().posters.push_back((call, thread));
+        }
+        let start = out.buffer.len();
+        append(&mut out.buffer, row.opcode, call, 0, write);
+        out.bytes += (out.buffer.len() - start) as u64;
+        if out.marks.back().is_none_or(|(_, bytes)| out.bytes - bytes >= MARK_BYTES) {
+            let mark = (call, out.bytes);
+            out.marks.push_back(mark);
+        }
+        Ok((out, call))
+    }
+
+    /// Writes the send buffer, then `parts`.
+    pub(crate) fn flush_with(&self, out: &mut Outgoing, parts: &[&[u8]]) -> CuResult<()> {
+        let mut all = vec![&out.buffer[..]];
+        all.extend(parts);
+        let sent = self.link.send(&all);
+        out.buffer.clear();
+        out.announced = false;
+        sent.map_err(|error| self.lose(&error))
+    }
+
+    fn flush_locked(&self, out: &mut Outgoing) -> CuResult<()> {
+        if out.buffer.is_empty() {
+            return Ok(());
+        }
+        self.flush_with(out, &[])
+    }
+
+    /// Writes what has been posted.
+    pub fn flush(&self) -> CuResult<()> {
+        self.check()?;
+        self.flush_locked(&mut self.outgoing())
+    }
+
+    /// Posts a call and tells its number.
+    pub(crate) fn post_call(&self, row: &Row, write: &mut dyn FnMut(&mut Vec<u8>)) -> CuResult<CallId> {
+        let (mut out, call) = self.append(row, write)?;
+        self.leave(&mut out)?;
+        Ok(call)
+    }
+
+    /// Sends `parts`, which are frames of their own, and posts a call that refers to them.
+    pub(crate) fn post_behind(
+        &self,
+        parts: &[&[u8]],
+        row: &Row,
+        write: &mut dyn FnMut(&mut Vec<u8>),
+    ) -> CuResult<()> {
+        self.check()?;
+        self.flush_with(&mut self.outgoing(), parts)?;
+        // Bulk bytes are addressed by their place in the staging, so calls of other threads may stand between.
+        self.post_call(row, write).map(drop)
+    }
+
+    /// Leaves what is in the buffer to be written soon.
+    fn leave(&self, out: &mut Outgoing) -> CuResult<()> {
+        if out.buffer.len() >= FLUSH_BYTES {
+            return self.flush_locked(out);
+        }
+        if !out.announced {
+            out.announced = true;
+            self.progress.wake();
+        }
+        Ok(())
+    }
+
+    /// Sends control frames from a thread that may block.
+    pub(crate) fn send_control(&self, write: impl FnOnce(&mut Vec<u8>)) -> CuResult<()> {
+        self.check_link()?;
+        let mut out = self.outgoing();
+        write(&mut out.buffer);
+        self.flush_locked(&mut out)
+    }
+
+    /// Sends frames with bulk bytes from the progress thread.
+    pub(crate) fn send_parts(&self, parts: &[&[u8]]) -> CuResult<()> {
+        self.check_link()?;
+        self.flush_with(&mut self.outgoing(), parts)
+    }
+
+    fn check_link(&self) -> CuResult<()> {
+        if environment::is_forked() {
+            return Err(CuError::NOT_INITIALIZED);
+        }
+        self.state().lost.map_or(Ok(()), Err)
+    }
+
+    /// The progress thread writes what others left behind.
+    pub(crate) fn write_leftovers(&self) {
+        let controls = std::mem::take(&mut self.state().controls);
+        if self.check_link().is_err() {
+            return;
+        }
+        let mut out = self.outgoing();
+        out.buffer.extend_from_slice(&controls);
+        // A lost link is remembered and told by the next call.
+        let _ = self.flush_locked(&mut out);
+    }
+
+    /// The link is gone: says so once, and lets every waiting thread know.
+    pub(crate) fn lose(&self, error: &LinkError) -> CuError {
+        self.lose_with(&error.to_string())
+    }
+
+    fn lose_with(&self, reason: &str) -> CuError {
+        // What the program still has posted is lost with the worker: its memory and modules are gone as well.
+        let code = CuError::DEVICE_UNAVAILABLE;
+        let (first, host_functions, notices) = {
+            let mut state = self.state();
+            let first = state.lost.is_none();
+            state.lost.get_or_insert(code);
+            state.landings.clear();
+            state.pulls.clear();
+            let notices: Vec<_> = state.notices.drain().collect();
+            (first, state.host_functions.drain().collect::<Vec<_>>(), notices)
+        };
+        let _ = self.broken.compare_exchange(0, code.0, Ordering::AcqRel, Ordering::Acquire);
+        self.changed.notify_all();
+        for (_, action) in notices {
+            // Another device's stream must not wait for this one forever.
+            crate::event::act(self, action, code.0);
+        }
+        drop(host_functions);
+        self.link.shutdown();
+        if first && !self.farewell.load(Ordering::Acquire) {
+            (self.environment.log)(
+                Severity::Error,
+                &format!(
+                    "{}: {reason}. The device's memory and modules went with it; this program's calls to it fail with {code}",
+                    self.link.peer()
+                ),
+            );
+        }
+        code
+    }
+
+    /// Waits until `done` finds what it looks for in the state, reading the link if nobody else does.
+    pub(crate) fn wait_until<T>(&self, mut done: impl FnMut(&mut State) -> Option<T>) -> CuResult<T> {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        let outcome = self.wait_inner(&mut done);
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        outcome
+    }
+
+    fn wait_inner<T>(&self, done: &mut impl FnMut(&mut State) -> Option<T>) -> CuResult<T> {
+        let mut state = self.state();
+        loop {
+            if let Some(found) = done(&mut state) {
+                return Ok(found);
+            }
+            if let Some(error) = state.lost {
+                return Err(error);
+            }
+            if state.reading {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.reading = true;
+            drop(state);
+            let read = self.read_frame();
+            state = self.state();
+            state.reading = false;
+            // Whoever waits looks again: for what has come, and for the role.
+            self.changed.notify_all();
+            if read.is_err() {
+                state.lost.get_or_insert(CuError::DEVICE_UNAVAILABLE);
+            }
+        }
+    }
+
+    /// Reads one frame and hands it out. The caller has the reading role.
+    fn read_frame(&self) -> Result<(), CuError> {
+        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        self.receive_frame(&mut frames).map_err(|error| match error {
+            FrameError::Link(error) => self.lose(&error),
+            FrameError::Malformed(malformed) => self.lose_with(&malformed.to_string()),
+        })
+    }
+
+    /// Reads what has arrived, without waiting, unless another thread is reading.
+    pub(crate) fn read_available(&self) {
+        {
+            let mut state = self.state();
+            if state.reading || state.lost.is_some() {
+                return;
+            }
+            state.reading = true;
+        }
+        loop {
+            let ready = {
+                let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+                frames.has_header() || self.link.wait_readable(Duration::ZERO).unwrap_or(true)
+            };
+            if !ready || self.read_frame().is_err() {
+                break;
+            }
+        }
+        self.state().reading = false;
+        self.changed.notify_all();
+    }
+
+    /// Whether threads of the program wait for this link, and so read it.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.state().lost.is_some()
+    }
+
+    /// Sends what is posted and a farewell, and waits up to `patience` until the worker has finished.
+    pub fn close(&self, patience: Duration) {
+        if environment::is_forked() || self.is_lost() || self.farewell.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if self.send_control(|out| Farewell {}.append(out, 0)).is_err() {
+            return;
+        }
+        let end = std::time::Instant::now() + patience;
+        // The worker ends the link when it is done; the progress thread or this one sees it.
+        while !self.is_lost() {
+            let left = end.saturating_duration_since(std::time::Instant::now());
+            if left.is_zero() || self.link.wait_readable(left.min(Duration::from_millis(20))).is_err() {
+                break;
+            }
+            self.read_available();
+        }
+        self.link.shutdown();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        use std::os::fd::AsRawFd;
+        environment::forget_descriptor(self.link.descriptor().as_raw_fd());
+    }
+}
+
+impl Outgoing {
+    fn note_issued(&mut self, issued: CallId) {
+        while let Some((call, bytes)) = self.marks.front().copied() {
+            if !call.is_covered_by(issued) {
+                break;
+            }
+            self.issued_bytes = bytes;
+            self.marks.pop_front();
+        }
+    }
+}
+
+impl Caller for Session {
+    fn post(&self, row: &'static Row, write: &mut dyn FnMut(&mut Vec<u8>)) -> CuResult<()> {
+        self.post_call(row, write).map(drop)
+    }
+
+    fn wait(
+        &self,
+        row: &'static Row,
+        write: &mut dyn FnMut(&mut Vec<u8>),
+        read: &mut dyn FnMut(&[u8]) -> Result<(), Malformed>,
+    ) -> CuResult<()> {
+        let call = {
+            let (mut out, call) = self.append(row, write)?;
+            self.flush_locked(&mut out)?;
+            call
+        };
+        let reply = self.wait_until(|state| state.replies.remove(&call.0))?;
+        if reply.error != 0 {
+            let error = CuError(reply.error);
+            self.note(error);
+            return Err(error);
+        }
+        read(&reply.value).map_err(|malformed| self.lose_with(&malformed.to_string()))
+    }
+
+    fn new_name(&self) -> u64 {
+        self.names.fetch_add(1, Ordering::Relaxed)
+    }
+}

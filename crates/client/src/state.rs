@@ -1,0 +1,183 @@
+//! What a session knows, behind one lock that is never held while anything waits.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::thread::ThreadId;
+
+use cuda_types::{CuError, HostSpan};
+use proto::FunctionFacts;
+use proto::frame::CallId;
+use window::Window;
+
+use crate::hazards::PendingWrite;
+use crate::session::Session;
+use crate::staging::Staging;
+
+pub(crate) struct State {
+    /// A thread is reading the link.
+    pub(crate) reading: bool,
+    /// The link is gone: what every later call answers.
+    pub(crate) lost: Option<CuError>,
+    /// The context is broken: what every later call answers.
+    pub(crate) sticky: Option<CuError>,
+    /// Posted calls that failed, and who posted them.
+    pub(crate) deferred: VecDeque<(ThreadId, CuError)>,
+    /// From which call on which thread posted; ends with the thread that posts now.
+    pub(crate) posters: VecDeque<(CallId, ThreadId)>,
+    pub(crate) replies: HashMap<u32, Reply>,
+    /// The newest call known to be issued.
+    pub(crate) issued: CallId,
+    pub(crate) staging: Staging,
+    pub(crate) landings: HashMap<u64, LandingState>,
+    /// Landings that a thread waits for and that are over; whether all bytes came.
+    pub(crate) landed: HashMap<u64, bool>,
+    pub(crate) pulls: HashMap<u64, PullState>,
+    /// Pulled copies whose bytes the progress thread shall send, in the order in which they were asked for.
+    pub(crate) pull_queue: VecDeque<u64>,
+    /// Control frames that the progress thread shall send.
+    pub(crate) controls: Vec<u8>,
+    pub(crate) notices: HashMap<u64, NoticeAction>,
+    pub(crate) host_functions: HashMap<u64, HostFunction>,
+    pub(crate) events: HashMap<u64, EventState>,
+    /// Counts recordings.
+    pub(crate) recordings: u64,
+    /// All recordings up to this one are complete.
+    pub(crate) covered: u64,
+    /// Per stream: all recordings in it up to this one are complete.
+    pub(crate) stream_covered: HashMap<u64, u64>,
+    pub(crate) window: Window,
+    /// Freed ranges whose free has not been issued yet.
+    pub(crate) quarantine: VecDeque<(CallId, window::Ticket, u64)>,
+    pub(crate) functions: HashMap<u64, FunctionState>,
+}
+
+/// What came back for a waiting call.
+pub(crate) struct Reply {
+    pub(crate) error: u32,
+    pub(crate) value: Vec<u8>,
+}
+
+pub(crate) struct LandingState {
+    pub(crate) span: HostSpan,
+    pub(crate) received: u64,
+    /// The call that asked for it: if that fails, nothing will land.
+    pub(crate) call: CallId,
+    /// Whether a thread waits for it.
+    pub(crate) awaited: bool,
+    pub(crate) _pending: PendingWrite,
+}
+
+pub(crate) struct PullState {
+    pub(crate) span: HostSpan,
+    pub(crate) sent: u64,
+    pub(crate) call: CallId,
+}
+
+pub(crate) struct HostFunction {
+    pub(crate) run: Box<dyn FnOnce(u32) + Send>,
+    pub(crate) pending: PendingWrite,
+}
+
+/// What to do when something announced has happened.
+pub(crate) enum NoticeAction {
+    /// A recording of an event is complete.
+    EventDone { event: u64, recording: u64 },
+    /// A stream of another device may go on.
+    OpenGate { session: Weak<Session>, gate: u64 },
+}
+
+#[derive(Clone, Copy, Default)]
+pub(crate) struct EventState {
+    /// Number of the last recording; 0 if there is none.
+    pub(crate) recorded: u64,
+    pub(crate) stream: u64,
+    pub(crate) done: bool,
+    /// A notice of this recording is on its way.
+    pub(crate) armed: bool,
+}
+
+#[derive(Clone)]
+pub(crate) struct FunctionState {
+    pub(crate) facts: Arc<FunctionFacts>,
+    /// Function attributes that the program has set, by number.
+    pub(crate) attributes: Vec<i32>,
+}
+
+impl State {
+    pub(crate) fn new(staging_bytes: u64, window: Window) -> State {
+        State {
+            reading: false,
+            lost: None,
+            sticky: None,
+            deferred: VecDeque::new(),
+            posters: VecDeque::new(),
+            replies: HashMap::new(),
+            issued: CallId(0),
+            staging: Staging::new(staging_bytes),
+            landings: HashMap::new(),
+            landed: HashMap::new(),
+            pulls: HashMap::new(),
+            pull_queue: VecDeque::new(),
+            controls: Vec::new(),
+            notices: HashMap::new(),
+            host_functions: HashMap::new(),
+            events: HashMap::new(),
+            recordings: 0,
+            covered: 0,
+            stream_covered: HashMap::new(),
+            window,
+            quarantine: VecDeque::new(),
+            functions: HashMap::new(),
+        }
+    }
+
+    /// Everything up to `call` is issued: freed ranges may be used again.
+    pub(crate) fn mark_issued(&mut self, call: CallId) {
+        if !self.issued.is_covered_by(call) {
+            return;
+        }
+        self.issued = call;
+        while let Some((free, _, _)) = self.quarantine.front() {
+            if !free.is_covered_by(call) {
+                break;
+            }
+            let (_, ticket, _) = self.quarantine.pop_front().expect("front was there");
+            // The chunk stays mapped for later allocations.
+            let _ = self.window.release(ticket);
+        }
+        while self.posters.get(1).is_some_and(|(first, _)| first.is_covered_by(call)) {
+            self.posters.pop_front();
+        }
+    }
+
+    /// The thread that posted `call`.
+    pub(crate) fn poster(&self, call: CallId) -> Option<ThreadId> {
+        self.posters.iter().rev().find(|(first, _)| first.is_covered_by(call)).map(|(_, thread)| *thread)
+    }
+
+    /// A posted call failed.
+    pub(crate) fn failed(&mut self, call: CallId, error: CuError) {
+        if error.is_sticky() {
+            self.sticky.get_or_insert(error);
+        } else {
+            let thread = self.poster(call).unwrap_or_else(|| std::thread::current().id());
+            self.deferred.push_back((thread, error));
+        }
+        // A copy that was refused asks for no bytes and lands none.
+        self.pulls.retain(|_, pull| pull.call != call);
+        let landed = &mut self.landed;
+        self.landings.retain(|copy, landing| {
+            if landing.call == call && landing.awaited {
+                landed.insert(*copy, false);
+            }
+            landing.call != call
+        });
+    }
+
+    /// The error of an earlier call that is due now, preferring the calling thread's own.
+    pub(crate) fn take_deferred(&mut self) -> Option<CuError> {
+        let own = std::thread::current().id();
+        let index = self.deferred.iter().position(|(thread, _)| *thread == own).unwrap_or(0);
+        self.deferred.remove(index).map(|(_, error)| error)
+    }
+}

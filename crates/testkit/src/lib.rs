@@ -1,0 +1,111 @@
+//! A client and a worker in one process, over any link and any device.
+//!
+//! The worker is the server's own (`vgpu_server::worker`), only without a process around it. Device and client share
+//! the address space, so the device reserves the window and the client borrows it.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use client::connect::Greeted;
+use client::{Environment, Remote};
+use proto::Device;
+use proto::frame::Header;
+use proto::frames::FrameReader;
+use proto::handshake::{Begin, Hello, Welcome};
+use transport::{Address, Link, SocketLink, memory};
+use vgpu_server::worker::{self, CallCounts, SessionEnd, WorkerOptions};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How the two ends are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    Memory,
+    Tcp,
+    Unix,
+}
+
+/// A device of a client, and the end of its session when it comes.
+pub struct Harness {
+    pub remote: Remote,
+    ended: Receiver<(SessionEnd, CallCounts)>,
+}
+
+impl Harness {
+    /// Connects a client to `device` as device `ordinal` of its list.
+    pub fn new(wire: Wire, device: Arc<dyn Device>, ordinal: u32, options: WorkerOptions) -> Harness {
+        let (near, far) = links(wire);
+        let (sender, ended) = channel();
+        std::thread::spawn(move || {
+            let outcome = accept(far, device, &options);
+            // The test may not care how the session ended.
+            let _ = sender.send(outcome);
+        });
+        let greeted = Greeted::new(near, TIMEOUT).expect("the harness answers");
+        // A reset would need a listener; the harness has none.
+        let address = Address::Tcp { host: "localhost".into(), port: 9 };
+        let remote =
+            Remote::greeted(greeted, address, ordinal, Arc::new(Environment::default()), |_, _| true);
+        Harness { remote, ended }
+    }
+
+    /// Says farewell and answers how the session ended at the worker.
+    pub fn finish(self) -> (SessionEnd, CallCounts) {
+        self.remote.close(TIMEOUT);
+        self.ended.recv_timeout(TIMEOUT).expect("the session ends after a farewell")
+    }
+}
+
+/// A connected pair of links.
+pub fn links(wire: Wire) -> (Box<dyn Link>, Arc<dyn Link>) {
+    let server = |descriptor: OwnedFd| -> Arc<dyn Link> {
+        Arc::new(
+            SocketLink::from_descriptor(descriptor, "client".into(), TIMEOUT).expect("a connected socket"),
+        )
+    };
+    match wire {
+        Wire::Memory => {
+            let (near, far) = memory::pair().expect("descriptors");
+            (Box::new(near), Arc::new(far))
+        }
+        Wire::Tcp => {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            let port = listener.local_addr().expect("bound").port();
+            let address = Address::Tcp { host: "127.0.0.1".into(), port };
+            let near = SocketLink::connect(&address, TIMEOUT, TIMEOUT).expect("the listener is there");
+            let (far, _) = listener.accept().expect("a client");
+            (Box::new(near), server(far.into()))
+        }
+        Wire::Unix => {
+            let (near, far) = std::os::unix::net::UnixStream::pair().expect("descriptors");
+            let near = SocketLink::from_descriptor(near.into(), "worker".into(), TIMEOUT).expect("a socket");
+            (Box::new(near), server(far.into()))
+        }
+    }
+}
+
+/// What the daemon and a worker process do for one client, on this thread.
+fn accept(link: Arc<dyn Link>, device: Arc<dyn Device>, options: &WorkerOptions) -> (SessionEnd, CallCounts) {
+    let mut frames = FrameReader::default();
+    let mut greeting = |opcode: u16| -> Option<Vec<u8>> {
+        let mut read = |into: &mut [u8]| link.receive(into);
+        let header: Header = frames.header(&mut read).ok()?;
+        assert_eq!(header.opcode, opcode, "a greeting out of turn");
+        let mut arguments = Vec::new();
+        frames.arguments(header.length, &mut arguments, &mut read).ok()?;
+        Some(arguments)
+    };
+    let gone = || (SessionEnd::Farewell, CallCounts::default());
+    let Some(hello) = greeting(Hello::OPCODE) else { return gone() };
+    let version = Hello::read(&hello).expect("our own greeting").agree().expect("our own version");
+    let facts = device.facts().expect("a device that can be described");
+    if link.send(&[&Welcome { version, facts }.frame()]).is_err() {
+        return gone();
+    }
+    let Some(begin) = greeting(Begin::OPCODE) else { return gone() };
+    worker::serve(Arc::clone(&link), device, Begin::read(&begin).expect("our own greeting"), options)
+}

@@ -1,0 +1,248 @@
+//! Bytes and order between client and worker, on a device that computes nothing: every rule about copies that does
+//! not need a kernel.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use client::{Session, hazards};
+use cuda_types::{CUdeviceptr, CUstream, CuError, HostSpan};
+use proto::{ContextCalls, MemoryCalls, StreamCalls};
+use testkit::{Harness, Wire};
+use vgpu_server::null::NullGpu;
+use vgpu_server::worker::{SessionEnd, WorkerOptions};
+
+/// 1 MiB of staging, as the deadlock scenarios ask for.
+fn little_staging() -> WorkerOptions {
+    WorkerOptions {
+        upload_bytes: 1024 * 1024,
+        download_bytes: 1024 * 1024,
+        download_slots: 4,
+        control_bytes: 256 * 1024,
+    }
+}
+
+fn connect(wire: Wire) -> (Harness, Arc<Session>) {
+    let harness = Harness::new(wire, Arc::new(NullGpu::new(false)), 0, little_staging());
+    let session = harness.remote.session().expect("a worker");
+    (harness, session)
+}
+
+/// Memory that is never freed, so that any copy may still refer to it.
+fn host(bytes: usize, fill: impl FnMut(usize) -> u8) -> HostSpan {
+    HostSpan::leak((0..bytes).map(fill).collect())
+}
+
+fn registered(bytes: usize, fill: impl FnMut(usize) -> u8) -> HostSpan {
+    let span = host(bytes, fill);
+    assert!(hazards::register(span.address(), span.len()));
+    span
+}
+
+fn pattern(seed: usize) -> impl Fn(usize) -> u8 {
+    move |i| ((i * 31 + i / 257 + seed * 101) % 251).to_le_bytes()[0]
+}
+
+fn holds_pattern(span: HostSpan, seed: usize) -> bool {
+    let expected = pattern(seed);
+    span.read().iter().enumerate().all(|(i, byte)| *byte == expected(i))
+}
+
+const MIB: usize = 1024 * 1024;
+
+fn copies_of_every_size_come_back(wire: Wire) {
+    let (harness, session) = connect(wire);
+    for (seed, bytes) in
+        [1, 4, 4095, 16 * 1024, 16 * 1024 + 1, 65537, MIB, 5 * MIB + 3].into_iter().enumerate()
+    {
+        let device = session.cuMemAlloc(bytes as u64).expect("memory");
+        for locked in [false, true] {
+            let up = if locked { registered(bytes, pattern(seed)) } else { host(bytes, pattern(seed)) };
+            let down = if locked { registered(bytes, |_| 0) } else { host(bytes, |_| 0) };
+            session.copy_to_device(device, up, CUstream::NULL, false).expect("up");
+            session.copy_to_host(down, device, CUstream::NULL, false).expect("down");
+            session.cuCtxSynchronize().expect("done");
+            assert!(holds_pattern(down, seed), "{bytes} bytes, registered: {locked}");
+        }
+        session.cuMemFree(device).expect("freed");
+    }
+    let (end, counts) = harness.finish();
+    assert!(matches!(end, SessionEnd::Farewell), "{end} {counts}");
+}
+
+fn a_host_buffer_overwritten_right_after_an_asynchronous_pageable_copy_does_no_harm(wire: Wire) {
+    let (_harness, session) = connect(wire);
+    let device = session.cuMemAlloc(3 * MIB as u64).expect("memory");
+    let mut buffer = host(3 * MIB, pattern(1));
+    session.copy_to_device(device, buffer, CUstream::NULL, false).expect("up");
+    buffer.write().fill(0xee);
+    let back = host(3 * MIB, |_| 0);
+    session.copy_to_host(back, device, CUstream::NULL, false).expect("down");
+    assert!(holds_pattern(back, 1));
+}
+
+fn an_upload_behind_a_download_through_the_same_registered_buffer_sends_what_landed(wire: Wire) {
+    let (_harness, session) = connect(wire);
+    let stream = session.cuStreamCreateWithPriority(1, 0).expect("a stream");
+    let (a, b) =
+        (session.cuMemAlloc(MIB as u64).expect("memory"), session.cuMemAlloc(MIB as u64).expect("memory"));
+    session.copy_to_device(a, host(MIB, pattern(7)), stream, true).expect("up");
+    let bounce = registered(MIB, |_| 0x55);
+    // Nothing has landed yet when the second copy is called: the gate holds the stream.
+    let release = Arc::new(AtomicBool::new(false));
+    let held = Arc::clone(&release);
+    let hold = Box::new(move |_| {
+        while !held.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    session.launch_host_function(stream, hold).expect("a host function");
+    session.copy_to_host(bounce, a, stream, false).expect("down");
+    session.copy_to_device(b, bounce, stream, false).expect("up again");
+    release.store(true, Ordering::Release);
+    session.cuStreamSynchronize(stream).expect("done");
+    let back = host(MIB, |_| 0);
+    session.copy_to_host(back, b, stream, false).expect("down");
+    assert!(holds_pattern(back, 7));
+}
+
+fn a_stream_that_waits_for_a_host_function_with_many_copies_behind_it_goes_on(wire: Wire) {
+    let (_harness, session) = connect(wire);
+    let stream = session.cuStreamCreateWithPriority(1, 0).expect("a stream");
+    let bytes = 32 * MIB;
+    let device = session.cuMemAlloc(bytes as u64).expect("memory");
+    let (up, down) = (registered(bytes, pattern(3)), registered(bytes, |_| 0));
+    let release = Arc::new(AtomicBool::new(false));
+    let held = Arc::clone(&release);
+    let hold = Box::new(move |_| {
+        while !held.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    session.launch_host_function(stream, hold).expect("a host function");
+    // Far more than the staging holds, both ways, all asynchronous.
+    for _ in 0..16 {
+        session.copy_to_device(device, up, stream, false).expect("up");
+        session.copy_to_host(down, device, stream, false).expect("down");
+    }
+    // Calls on other streams are not held up.
+    session.cuStreamSynchronize(CUstream::NULL).expect("the default stream is free");
+    assert_eq!(session.cuStreamQuery(stream), Err(CuError::NOT_READY));
+    release.store(true, Ordering::Release);
+    session.cuStreamSynchronize(stream).expect("done");
+    assert!(holds_pattern(down, 3));
+}
+
+fn one_thread_up_and_one_thread_down_do_not_wait_for_each_other(wire: Wire) {
+    let (_harness, session) = connect(wire);
+    let bytes = 64 * MIB;
+    let (a, b) = (
+        session.cuMemAlloc(bytes as u64).expect("memory"),
+        session.cuMemAlloc(bytes as u64).expect("memory"),
+    );
+    session.copy_to_device(b, host(bytes, pattern(5)), CUstream::NULL, true).expect("up");
+    let (up, down) = (host(bytes, pattern(4)), host(bytes, |_| 0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| session.copy_to_device(a, up, CUstream::NULL, true).expect("up"));
+        scope.spawn(|| session.copy_to_host(down, b, CUstream::NULL, true).expect("down"));
+    });
+    assert!(holds_pattern(down, 5));
+    let back = host(bytes, |_| 0);
+    session.copy_to_host(back, a, CUstream::NULL, true).expect("down");
+    assert!(holds_pattern(back, 4));
+}
+
+fn a_failed_posted_call_is_told_once_at_the_next_synchronize(wire: Wire) {
+    let (_harness, session) = connect(wire);
+    // An address that was never allocated: the client lets it pass, since it lies outside the window.
+    session.cuMemsetD8Async(CUdeviceptr(0x1234), 0, 16, CUstream::NULL).expect("posted");
+    assert_eq!(session.cuCtxSynchronize(), Err(CuError::INVALID_VALUE));
+    assert_eq!(session.cuCtxSynchronize(), Ok(()));
+}
+
+fn what_lies_outside_an_allocation_is_refused_at_once(wire: Wire) {
+    let (_harness, session) = connect(wire);
+    let device = session.cuMemAlloc(1000).expect("memory");
+    let four = host(4, |_| 0);
+    assert_eq!(
+        session.copy_to_device(CUdeviceptr(device.0 + 997), four, CUstream::NULL, true),
+        Err(CuError::INVALID_VALUE)
+    );
+    assert_eq!(
+        session.copy_to_host(four, CUdeviceptr::NULL, CUstream::NULL, true),
+        Err(CuError::INVALID_VALUE)
+    );
+    session.cuMemFree(device).expect("freed");
+    assert_eq!(session.cuMemFree(device), Err(CuError::INVALID_VALUE));
+    assert_eq!(session.copy_to_device(device, four, CUstream::NULL, true), Err(CuError::INVALID_VALUE));
+}
+
+fn memory_that_was_freed_can_be_allocated_again_and_again(wire: Wire) {
+    let (_harness, session) = connect(wire);
+    // Four times the device's memory in all.
+    for _ in 0..16 {
+        let device = session.cuMemAlloc(1 << 30).expect("what was freed is free");
+        session.cuMemFree(device).expect("freed");
+    }
+    assert_eq!(session.cuMemAlloc(5 << 30), Err(CuError::OUT_OF_MEMORY));
+    let half = session.cuMemAlloc(3 << 30).expect("memory");
+    assert_eq!(session.cuMemAlloc(2 << 30), Err(CuError::OUT_OF_MEMORY), "told at once, not later");
+    session.cuMemFree(half).expect("freed");
+    session.cuMemAlloc(2 << 30).expect("memory");
+}
+
+fn many_threads_may_call_at_once(wire: Wire) {
+    let (_harness, session) = connect(wire);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let session = &session;
+            scope.spawn(move || {
+                let stream = session.cuStreamCreateWithPriority(1, 0).expect("a stream");
+                for round in 0..20 {
+                    let bytes = 1000 + 40_000 * (round % 3);
+                    let device = session.cuMemAlloc(bytes as u64).expect("memory");
+                    session.copy_to_device(device, host(bytes, pattern(thread)), stream, false).expect("up");
+                    let back = host(bytes, |_| 0);
+                    session.copy_to_host(back, device, stream, false).expect("down");
+                    assert!(holds_pattern(back, thread), "thread {thread}, round {round}");
+                    session.cuMemFree(device).expect("freed");
+                }
+            });
+        }
+    });
+}
+
+fn more_calls_than_the_window_holds_are_all_issued(wire: Wire) {
+    let (harness, session) = connect(wire);
+    let device = session.cuMemAlloc(4).expect("memory");
+    for round in 0..50_000_u32 {
+        session.cuMemsetD32Async(device, round, 1, CUstream::NULL).expect("posted");
+    }
+    ContextCalls::cuCtxSynchronize(&*session).expect("done");
+    let last = host(4, |_| 0);
+    session.copy_to_host(last, device, CUstream::NULL, true).expect("down");
+    assert_eq!(last.read(), 49_999_u32.to_le_bytes());
+    let (_, counts) = harness.finish();
+    assert!(counts.to_string().contains("cuMemsetD32Async=50000"), "{counts}");
+}
+
+macro_rules! on_every_wire {
+    ($($body:ident)*) => {
+        mod over_memory { $(#[test] fn $body() { super::$body(super::Wire::Memory) })* }
+        mod over_tcp { $(#[test] fn $body() { super::$body(super::Wire::Tcp) })* }
+        mod over_unix { $(#[test] fn $body() { super::$body(super::Wire::Unix) })* }
+    };
+}
+
+on_every_wire! {
+    copies_of_every_size_come_back
+    a_host_buffer_overwritten_right_after_an_asynchronous_pageable_copy_does_no_harm
+    an_upload_behind_a_download_through_the_same_registered_buffer_sends_what_landed
+    a_stream_that_waits_for_a_host_function_with_many_copies_behind_it_goes_on
+    one_thread_up_and_one_thread_down_do_not_wait_for_each_other
+    a_failed_posted_call_is_told_once_at_the_next_synchronize
+    what_lies_outside_an_allocation_is_refused_at_once
+    memory_that_was_freed_can_be_allocated_again_and_again
+    many_threads_may_call_at_once
+    more_calls_than_the_window_holds_are_all_issued
+}
