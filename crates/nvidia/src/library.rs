@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -44,7 +45,7 @@ impl std::error::Error for Unavailable {}
 
 impl LibraryFolder {
     /// Links `driver` under both names into a new folder in the temporary directory.
-    pub fn new(driver: &Path) -> io::Result<Self> {
+    fn new(driver: &Path) -> io::Result<Self> {
         let driver = driver.canonicalize()?;
         // Unique by process and time; made exclusively, so nobody else's folder is taken.
         let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -58,9 +59,18 @@ impl LibraryFolder {
         Ok(made)
     }
 
-    /// Makes `command` load this driver, and no library of ours.
-    pub fn lend(&self, command: &mut Command) {
-        command.env("LD_LIBRARY_PATH", &self.folder).env_remove("LD_PRELOAD");
+    /// Starts this program anew with `driver` as the only one that can be found, and without libraries of ours that
+    /// are preloaded. In the program so started, answers the folder; processes that it starts inherit the choice.
+    pub fn enter(driver: &Path) -> io::Result<Self> {
+        if let Some(folder) = std::env::var_os(FOLDER_VARIABLE) {
+            return Ok(Self { folder: folder.into() });
+        }
+        let made = Self::new(driver)?;
+        let mut again = Command::new(std::env::current_exe()?);
+        again.args(std::env::args_os().skip(1));
+        again.env(FOLDER_VARIABLE, &made.folder);
+        again.env("LD_LIBRARY_PATH", &made.folder).env_remove("LD_PRELOAD");
+        Err(again.exec())
     }
 }
 
@@ -87,5 +97,28 @@ pub(crate) fn open() -> Result<Api, Unavailable> {
     Ok(unsafe { Api::load() })
 }
 
+/// Says to a program that was started anew where its driver is.
+const FOLDER_VARIABLE: &str = "VGPU_DRIVER_FOLDER";
+
 /// What our client libraries export so that they are not taken for a driver.
 const CLIENT_MARKER: &[u8] = b"vgpu_client_library\0";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_holds_both_names_and_is_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let driver = place.path().join("driver.so");
+        std::fs::write(&driver, b"not a library").unwrap();
+        let made = LibraryFolder::new(&driver).unwrap();
+        for name in ["libcuda.so", "libcuda.so.1"] {
+            assert_eq!(std::fs::read(made.folder.join(name)).unwrap(), b"not a library");
+        }
+        let folder = made.folder.clone();
+        drop(made);
+        assert!(!folder.exists());
+        assert!(LibraryFolder::new(&place.path().join("nothing")).is_err());
+    }
+}
