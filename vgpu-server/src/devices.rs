@@ -1,8 +1,10 @@
 //! Opens the device that `--driver` names.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cuda_types::CuError;
+use nvidia::NvidiaGpu;
 use proto::Device;
 
 use crate::null::NullGpu;
@@ -12,6 +14,8 @@ use crate::null::NullGpu;
 pub enum Driver {
     /// Counts and checks, computes nothing; the flag leaves out the copies.
     Null { dma_free: bool },
+    /// An NVIDIA GPU through the installed driver, or through the one that is named.
+    Cuda { library: Option<PathBuf> },
 }
 
 impl std::str::FromStr for Driver {
@@ -21,7 +25,11 @@ impl std::str::FromStr for Driver {
         match text {
             "null" => Ok(Driver::Null { dma_free: false }),
             "null-dma-free" => Ok(Driver::Null { dma_free: true }),
-            other => Err(format!("no driver {other:?}: say null or null-dma-free")),
+            "cuda" => Ok(Driver::Cuda { library: None }),
+            path if path.contains('/') => Ok(Driver::Cuda { library: Some(path.into()) }),
+            other => {
+                Err(format!("no driver {other:?}: say cuda, null, null-dma-free or a path to a libcuda.so.1"))
+            }
         }
     }
 }
@@ -31,15 +39,26 @@ impl std::fmt::Display for Driver {
         match self {
             Driver::Null { dma_free: false } => f.write_str("null"),
             Driver::Null { dma_free: true } => f.write_str("null-dma-free"),
+            Driver::Cuda { library: None } => f.write_str("cuda"),
+            Driver::Cuda { library: Some(path) } => path.display().fmt(f),
         }
     }
 }
 
 impl Driver {
     /// Opens device `ordinal`.
-    pub fn open(&self, _ordinal: u32) -> Result<Arc<dyn Device>, CuError> {
+    pub fn open(&self, ordinal: u32) -> Result<Arc<dyn Device>, CuError> {
         match self {
             Driver::Null { dma_free } => Ok(Arc::new(NullGpu::new(*dma_free))),
+            Driver::Cuda { .. } => Ok(Arc::new(NvidiaGpu::open(ordinal)?)),
+        }
+    }
+
+    /// The driver library that was named, if one was.
+    pub fn library(&self) -> Option<&Path> {
+        match self {
+            Driver::Cuda { library } => library.as_deref(),
+            Driver::Null { .. } => None,
         }
     }
 }

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     } else if options.worker {
         daemon::worker_process::run(&options)
     } else {
-        daemon::run(options)
+        serve(options)
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -27,4 +27,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The daemon. With a driver that was named, the program starts anew, so that helper and workers find that one.
+fn serve(options: Options) -> Result<(), String> {
+    let folder = options.driver.library().map(|library| {
+        nvidia::LibraryFolder::enter(library)
+            .map_err(|error| format!("--driver {}: {error}", library.display()))
+    });
+    // Held until the daemon ends: its workers load from there.
+    let _folder = folder.transpose()?;
+    daemon::run(options)
 }

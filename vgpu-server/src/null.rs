@@ -7,9 +7,11 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use cuda_types::attribute::DeviceAttribute;
 use cuda_types::{CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream, CuError, CuResult, Dim3, HostSpan};
+use fatbin::{Cubin, Image};
 use proto::device::Callback;
 use proto::param::Copy2D;
 use proto::{
@@ -30,8 +32,8 @@ struct State {
     chunks: BTreeMap<u64, Vec<u8>>,
     used: u64,
     streams: HashMap<u64, Stream>,
-    /// Event -> stream position that its last recording stands for.
-    events: HashMap<u64, (u64, u64)>,
+    /// Event -> stream position that its last recording stands for, and when it was recorded.
+    events: HashMap<u64, (u64, u64, Instant)>,
     open_gates: HashMap<u64, bool>,
     tally: Tally,
 }
@@ -318,9 +320,9 @@ impl MemoryCalls for NullGpu {
 }
 
 impl ModuleCalls for NullGpu {
-    /// Any image is a module with the kernels that its bytes name: PTX text by its `.entry` lines, nothing else.
+    /// Any image is a module with the kernels that it names; of variables nothing is known.
     fn cuModuleLoadData(&self, images: Vec<&[u8]>) -> CuResult<(CUmodule, ModuleFacts)> {
-        let functions = images.iter().flat_map(|image| entries(&String::from_utf8_lossy(image))).collect();
+        let functions = images.iter().flat_map(|image| kernels(image)).collect();
         Ok((CUmodule(self.handle()), ModuleFacts { functions, globals: Vec::new() }))
     }
     fn cuModuleUnload(&self, _: CUmodule) -> CuResult<()> {
@@ -349,14 +351,39 @@ impl ModuleCalls for NullGpu {
     }
 }
 
+/// Kernels of an image: by the records of machine code, or else by PTX text.
+fn kernels(image: &[u8]) -> Vec<FunctionFacts> {
+    let of_cubin = |bytes: &[u8]| match Cubin::parse(bytes) {
+        Ok(cubin) => cubin
+            .kernels
+            .into_iter()
+            .map(|kernel| function(kernel.name, kernel.params.iter().map(|param| param.size).collect()))
+            .collect(),
+        Err(_) => Vec::new(),
+    };
+    match Image::classify(image) {
+        Ok(Image::Fatbin(fatbin)) => match (fatbin.ptx_images().next(), fatbin.entries().first()) {
+            (Some(entry), _) => entries(&entry.ptx().unwrap_or_default()),
+            (None, Some(entry)) => entry.payload().map(|bytes| of_cubin(&bytes)).unwrap_or_default(),
+            (None, None) => Vec::new(),
+        },
+        Ok(Image::Elf(bytes)) => of_cubin(bytes),
+        Ok(Image::Ptx(_)) | Err(_) => entries(&String::from_utf8_lossy(image)),
+    }
+}
+
+fn function(name: String, parameters: Vec<u32>) -> FunctionFacts {
+    let attributes = vec![1024, 0, 0, 0, 32, 90, 90, 0, 49152, 0, 0, 0, 0, 0, 0, 0];
+    FunctionFacts { name, parameters, attributes, unsupported: None }
+}
+
 /// Kernels of a PTX text and the sizes of their parameters, by a reading that knows no more than it must.
 fn entries(text: &str) -> Vec<FunctionFacts> {
     let kernel = |part: &str| -> Option<FunctionFacts> {
         let name = part.split(|c: char| c == '(' || c.is_whitespace()).find(|word| !word.is_empty())?;
         let parameters = part.split_once('(')?.1.split_once(')')?.0;
         let parameters = parameters.split(".param").skip(1).map(parameter_bytes).collect();
-        let attributes = vec![1024, 0, 0, 0, 32, 90, 90, 0, 49152, 0, 0, 0, 0, 0, 0, 0];
-        Some(FunctionFacts { name: name.to_owned(), parameters, attributes, unsupported: None })
+        Some(function(name.to_owned(), parameters))
     };
     text.split(".entry").skip(1).filter_map(kernel).collect()
 }
@@ -392,7 +419,7 @@ impl StreamCalls for NullGpu {
     }
     fn cuStreamWaitEvent(&self, stream: CUstream, event: CUevent, _: u32) -> CuResult<()> {
         let recorded = self.lock().events.get(&event.0).copied();
-        if let Some((source, position)) = recorded {
+        if let Some((source, position, _)) = recorded {
             self.submit(stream, Work::Event { stream: source, position });
         }
         Ok(())
@@ -410,22 +437,26 @@ impl EventCalls for NullGpu {
     fn cuEventRecord(&self, event: CUevent, stream: CUstream) -> CuResult<()> {
         let mut state = self.lock();
         let position = state.streams.get(&stream.0.max(1)).map_or(0, |stream| stream.given);
-        state.events.insert(event.0, (stream.0.max(1), position));
+        state.events.insert(event.0, (stream.0.max(1), position, Instant::now()));
         Ok(())
     }
     fn cuEventSynchronize(&self, event: CUevent) -> CuResult<()> {
-        let Some((stream, position)) = self.lock().events.get(&event.0).copied() else { return Ok(()) };
+        let Some((stream, position, _)) = self.lock().events.get(&event.0).copied() else { return Ok(()) };
         self.wait_until(|state| state.reached(stream, position));
         Ok(())
     }
     fn cuEventQuery(&self, event: CUevent) -> CuResult<()> {
         let state = self.lock();
         let done =
-            state.events.get(&event.0).is_none_or(|(stream, position)| state.reached(*stream, *position));
+            state.events.get(&event.0).is_none_or(|(stream, position, _)| state.reached(*stream, *position));
         done.then_some(()).ok_or(CuError::NOT_READY)
     }
-    fn cuEventElapsedTime(&self, _: CUevent, _: CUevent) -> CuResult<f32> {
-        Err(CuError::NOT_SUPPORTED)
+    /// The time between the calls that recorded: work takes none here.
+    fn cuEventElapsedTime(&self, start: CUevent, end: CUevent) -> CuResult<f32> {
+        let state = self.lock();
+        let recorded = |event: CUevent| state.events.get(&event.0).map(|(_, _, when)| *when);
+        let (start, end) = recorded(start).zip(recorded(end)).ok_or(CuError::INVALID_HANDLE)?;
+        Ok(end.saturating_duration_since(start).as_secs_f32() * 1000.0)
     }
 }
 

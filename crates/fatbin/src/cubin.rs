@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use object::elf;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader};
-use object::{LittleEndian, Object, ObjectSection, ObjectSymbol, SymbolFlags};
+use object::{LittleEndian, Object, ObjectSection, ObjectSymbol, SymbolFlags, SymbolKind};
 
 use crate::bytes::Bytes;
 use crate::error::{Malformed, Result};
@@ -18,6 +18,8 @@ use crate::nv_info::{self, Value, attribute};
 pub struct Cubin {
     /// The kernels, sorted by name.
     pub kernels: Vec<Kernel>,
+    /// The names of the variables (`__device__` and `__constant__`), sorted.
+    pub variables: Vec<String>,
     /// Bytes of `__constant__` variables, which all kernels of the module share.
     pub constant_bytes: u64,
 }
@@ -64,13 +66,19 @@ impl Cubin {
         let mut by_name = HashMap::new();
         // Names and sections of a hostile file may overlap; no more is kept or read than the file has bytes.
         let mut unnamed = bytes.len();
+        let mut variables = Vec::new();
         for symbol in file.symbols() {
             let SymbolFlags::Elf { st_other, .. } = symbol.flags() else { continue };
-            if st_other.0 & KERNEL_MARK == 0 || symbol.is_undefined() {
+            let is_kernel = st_other.0 & KERNEL_MARK != 0;
+            if symbol.is_undefined() || !(is_kernel || symbol.kind() == SymbolKind::Data) {
                 continue;
             }
             let name = symbol.name().map_err(unreadable)?;
             unnamed = unnamed.checked_sub(name.len()).ok_or_else(overlap)?;
+            if !is_kernel {
+                variables.push(name.to_owned());
+                continue;
+            }
             by_name.insert(name, symbol.index().0);
             kernels.insert(symbol.index().0, Kernel { name: name.to_owned(), ..Kernel::default() });
         }
@@ -102,7 +110,8 @@ impl Cubin {
             kernel.shared_bytes = kernel.shared_bytes.saturating_sub(reserved_bytes);
         }
         kernels.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self { kernels, constant_bytes })
+        variables.sort();
+        Ok(Self { kernels, variables, constant_bytes })
     }
 }
 

@@ -86,6 +86,7 @@ fn kernels_and_parameters_of_a_cubin_are_read() {
         assert_eq!(axpy.max_threads, None);
         assert_eq!(axpy.shared_bytes, 0);
         assert!(cubin.kernels.iter().all(|kernel| kernel.registers.is_some_and(|count| count > 0)));
+        assert_eq!(cubin.variables, ["counter", "table"]);
         assert_eq!(cubin.constant_bytes, 64 * 4);
     }
 }

@@ -1,0 +1,183 @@
+//! What continuous integration runs: every promise that can be checked on a machine without a GPU.
+
+use std::path::Path;
+use std::time::Instant;
+
+use clap::Args;
+
+use crate::demo;
+use crate::dist;
+use crate::launch::Launcher;
+use crate::samples::{self, Runtime, SAMPLES};
+use crate::servers::Servers;
+use crate::toolchain::{Mpi, Toolchain};
+use crate::workspace::{Failure, Outcome, Workspace, finish, is_installed, step};
+
+/// Which checks run.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Options {
+    /// Only the checks whose name contains this word: format, lints, tests, dependencies, samples, programs, control
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// Runs all checks, also after one has failed, and names those that did.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Outcome {
+    let start = Instant::now();
+    let wanted = |name: &str| options.only.as_ref().is_none_or(|word| name.contains(word.as_str()));
+    let toolchain = step("toolchain", || Toolchain::ready(workspace))?;
+    let mut dist = None;
+    let mut failed = Vec::new();
+    for (name, check) in CHECKS {
+        if !wanted(name) {
+            continue;
+        }
+        let outcome = step(name, || match check {
+            Check::Source(check) => check(workspace, &toolchain),
+            Check::Program(check) => {
+                if dist.is_none() {
+                    dist = Some(dist::build(workspace, &toolchain)?);
+                }
+                dist.as_deref().map_or(Ok(()), |dist| check(workspace, dist))
+            }
+        });
+        if let Err(failure) = outcome {
+            eprintln!("    {failure}");
+            failed.push(*name);
+        }
+    }
+    println!("==> {:.0} s", start.elapsed().as_secs_f64());
+    if failed.is_empty() { Ok(()) } else { Err(Failure::Check(format!("failed: {}", failed.join(", ")))) }
+}
+
+enum Check {
+    /// Needs the sources and the tools.
+    Source(fn(&Workspace, &Toolchain) -> Outcome),
+    /// Needs the distribution.
+    Program(fn(&Workspace, &Path) -> Outcome),
+}
+
+const CHECKS: &[(&str, Check)] = &[
+    ("format", Check::Source(format)),
+    ("lints", Check::Source(lints)),
+    ("tests", Check::Source(tests)),
+    ("dependencies", Check::Source(dependencies)),
+    ("samples on the software GPU", Check::Program(samples_on_soft_gpu)),
+    ("programs on the software GPU", Check::Program(programs_on_soft_gpu)),
+    ("control: nothing passes on a driver that does nothing", Check::Program(negative_control)),
+];
+
+fn format(workspace: &Workspace, _: &Toolchain) -> Outcome {
+    finish(workspace.cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn lints(workspace: &Workspace, _: &Toolchain) -> Outcome {
+    let mut cargo = workspace.cargo();
+    finish(cargo.args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+fn tests(workspace: &Workspace, toolchain: &Toolchain) -> Outcome {
+    let mut cargo = workspace.cargo();
+    toolchain.lend(&mut cargo);
+    if is_installed("cargo-nextest") {
+        cargo.args([
+            "nextest",
+            "run",
+            "--no-fail-fast",
+            "--status-level",
+            "fail",
+            "--final-status-level",
+            "fail",
+        ]);
+    } else {
+        cargo.args(["test", "--no-fail-fast", "--lib", "--bins", "--tests"]);
+    }
+    finish(cargo.args(["--locked", "--workspace"]))?;
+    let mut cargo = workspace.cargo();
+    toolchain.lend(&mut cargo);
+    finish(cargo.args(["test", "--quiet", "--locked", "--workspace", "--doc"]))
+}
+
+/// Licences, bans and sources by `deny.toml`, without the network. Compiling cargo-deny the first time takes minutes.
+fn dependencies(workspace: &Workspace, _: &Toolchain) -> Outcome {
+    let tools = workspace.root.join("target/tools");
+    let own = tools.join("bin/cargo-deny");
+    let deny = if is_installed("cargo-deny") {
+        "cargo-deny".into()
+    } else {
+        if !own.is_file() {
+            println!("==> installing cargo-deny {CARGO_DENY} into {}", tools.display());
+            let mut cargo = workspace.cargo();
+            cargo.args(["install", "--quiet", "--locked", "cargo-deny", "--version", CARGO_DENY, "--root"]);
+            finish(cargo.arg(&tools).arg("--target-dir").arg(tools.join("build")))?;
+        }
+        own
+    };
+    finish(workspace.cargo().args(["fetch", "--locked"]))?;
+    finish(workspace.command(deny).args(["--offline", "check", "licenses", "bans", "sources"]))
+}
+
+fn samples_on_soft_gpu(_: &Workspace, dist: &Path) -> Outcome {
+    let options = demo::Options { driver: "soft".to_owned(), ranks: 4, servers: 2, verbose: false };
+    demo::show(dist, &options, &Runtime::ALL)
+}
+
+fn programs_on_soft_gpu(workspace: &Workspace, dist: &Path) -> Outcome {
+    let servers = Servers::start(dist, "soft", 1)?;
+    let launcher = Launcher::new(dist, &servers);
+    let mut failed = Vec::new();
+    for (runtime, name) in programs(workspace)? {
+        let run = launcher.alone(&samples::test(dist, &name, runtime))?;
+        let passed = run.succeeded && run.output.contains(&format!("{name}: ok"));
+        let word = if passed { "ok" } else { "FAILED" };
+        println!("{name:<16} {:<8} {word:<8} {:>6.1} s", runtime.name(), run.seconds);
+        if !passed {
+            failed.push(run.report());
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let (count, reports, log) = (failed.len(), failed.join("\n\n"), launcher.server_log());
+    Err(Failure::Check(format!("{count} programs failed\n\n{reports}\n\nservers:\n{log}")))
+}
+
+/// A driver that says yes to everything and does nothing: a program that passes there checks nothing.
+fn negative_control(workspace: &Workspace, dist: &Path) -> Outcome {
+    let servers = Servers::start(dist, "null", 2)?;
+    let launcher = Launcher::new(dist, &servers);
+    let mut wrong = Vec::new();
+    for name in SAMPLES {
+        let run =
+            launcher.under_mpi(&samples::sample(dist, name, Mpi::Mpich, Runtime::Shared), Mpi::Mpich, 2)?;
+        // It must come as far as comparing results, and then say that they are wrong.
+        let refused = run.verdict(name).is_some_and(|verdict| !verdict.verified) && !run.succeeded;
+        println!("{name:<16} {}", if refused { "refuses" } else { "DOES NOT REFUSE" });
+        if !refused {
+            wrong.push(run.report());
+        }
+    }
+    for (_, name) in programs(workspace)?.into_iter().filter(|(runtime, _)| *runtime == Runtime::Shared) {
+        let run = launcher.alone(&samples::test(dist, &name, Runtime::Shared))?;
+        let refused = !run.succeeded && run.output.contains("expected ");
+        println!("{name:<16} {}", if refused { "refuses" } else { "DOES NOT REFUSE" });
+        if !refused {
+            wrong.push(run.report());
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let (reports, log) = (wrong.join("\n\n"), launcher.server_log());
+    Err(Failure::Check(format!("on a driver that does nothing:\n\n{reports}\n\nservers:\n{log}")))
+}
+
+fn programs(workspace: &Workspace) -> Outcome<Vec<(Runtime, String)>> {
+    let names = samples::tests(workspace)?;
+    Ok(Runtime::ALL
+        .into_iter()
+        .flat_map(|runtime| names.clone().into_iter().map(move |name| (runtime, name)))
+        .collect())
+}
+
+const CARGO_DENY: &str = "0.20.2";

@@ -1,0 +1,76 @@
+//! `target/dist`, laid out as a user would install it.
+//!
+//! | folder | what |
+//! | --- | --- |
+//! | `bin` | the server |
+//! | `lib` | the client's libraries, for `LD_LIBRARY_PATH` and `LD_PRELOAD` |
+//! | `lib/soft` | the software GPU as a CUDA driver, for programs on this machine |
+//! | `samples` | the examples, by MPI; under `static` with NVIDIA's runtime linked in |
+
+use std::path::PathBuf;
+
+use crate::samples;
+use crate::toolchain::Toolchain;
+use crate::workspace::{Doing, Outcome, Workspace, finish, relink, replace, step};
+
+/// Builds in release mode and fills the folder; answers it.
+pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome<PathBuf> {
+    let dist = workspace.dist();
+    step("building the servers and the client's libraries", || {
+        let mut cargo = workspace.cargo();
+        cargo.args(["build", "--release", "--locked"]);
+        for product in PRODUCTS {
+            cargo.args(["--package", product.package]);
+        }
+        finish(&mut cargo)?;
+        for product in PRODUCTS {
+            let to = dist.join(product.path);
+            let folder = to.parent().unwrap_or(&dist);
+            std::fs::create_dir_all(folder).doing(format_args!("making {}", folder.display()))?;
+            replace(&workspace.target.join("release").join(product.artifact), &to)?;
+            for link in product.links {
+                let file = to.file_name().unwrap_or_default().to_string_lossy();
+                relink(&file, &folder.join(link))?;
+            }
+        }
+        Ok(())
+    })?;
+    step("compiling the samples", || samples::build(workspace, toolchain))?;
+    Ok(dist)
+}
+
+/// What cargo builds, and where it goes.
+struct Product {
+    package: &'static str,
+    artifact: &'static str,
+    path: &'static str,
+    links: &'static [&'static str],
+}
+
+const PRODUCTS: &[Product] = &[
+    Product {
+        package: "vgpu-server",
+        artifact: "vgpu-server",
+        path: "bin/vgpu-server",
+        // The name of the daemon in the older vGPU.
+        links: &["VGPUSvr"],
+    },
+    Product {
+        package: "vgpu-client-shim",
+        artifact: "libvgpu_core.so",
+        path: "lib/libvgpu_core.so",
+        links: &[],
+    },
+    Product {
+        package: "vgpu-cudart12",
+        artifact: "libvgpu_cudart12.so",
+        path: "lib/libcudart.so.12",
+        links: &[],
+    },
+    Product {
+        package: "vgpu-cudart13",
+        artifact: "libvgpu_cudart13.so",
+        path: "lib/libcudart.so.13",
+        links: &[],
+    },
+];

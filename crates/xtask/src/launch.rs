@@ -1,0 +1,160 @@
+//! One program run on servers, and what it said.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use crate::servers::Servers;
+use crate::toolchain::Mpi;
+use crate::workspace::{Doing, Outcome, shown};
+
+/// How programs are started: with our libraries before NVIDIA's, on these servers.
+#[derive(Debug)]
+pub(crate) struct Launcher<'a> {
+    environment: Vec<(&'static str, String)>,
+    servers: &'a Servers,
+}
+
+/// What a program left behind.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) succeeded: bool,
+    pub(crate) seconds: f64,
+    pub(crate) output: String,
+    command: String,
+}
+
+impl<'a> Launcher<'a> {
+    pub(crate) fn new(dist: &Path, servers: &'a Servers) -> Self {
+        let lib = dist.join("lib");
+        let preload = ["libcudart.so.12", "libcudart.so.13"].map(|name| lib.join(name).display().to_string());
+        let environment = vec![
+            ("VGPU_SERVER", servers.list()),
+            ("LD_LIBRARY_PATH", lib.display().to_string()),
+            ("LD_PRELOAD", preload.join(":")),
+        ];
+        Self { environment, servers }
+    }
+
+    /// Runs a program by itself.
+    pub(crate) fn alone(&self, program: &Path) -> Outcome<Run> {
+        let mut command = limited();
+        // The limit itself needs no GPU: only the program gets the environment.
+        command.arg("env").args(self.environment.iter().map(|(name, value)| format!("{name}={value}")));
+        run(command.arg(program))
+    }
+
+    /// Runs a program as `ranks` ranks under an MPI. The starter itself keeps its own environment.
+    pub(crate) fn under_mpi(&self, program: &Path, mpi: Mpi, ranks: u32) -> Outcome<Run> {
+        let mut command = limited();
+        command.arg(format!("mpiexec.{}", mpi.name()));
+        match mpi {
+            Mpi::OpenMpi => {
+                command.args(["--oversubscribe", "--bind-to", "none"]);
+                // Containers refuse the system call that this would use between ranks.
+                command.args(["--mca", "btl_vader_single_copy_mechanism", "none"]);
+                command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+                for (name, value) in &self.environment {
+                    command.args(["-x", &format!("{name}={value}")]);
+                }
+            }
+            Mpi::Mpich => {
+                for (name, value) in &self.environment {
+                    command.args(["-genv", name, value]);
+                }
+            }
+        }
+        run(command.args(["-n", &ranks.to_string()]).arg(program))
+    }
+
+    /// What the servers said, to explain a failure.
+    pub(crate) fn server_log(&self) -> String {
+        self.servers.log()
+    }
+}
+
+impl Run {
+    /// The fields of the line `<name>: VERIFIED ranks=4 devices=2 seconds=0.12`, if the program printed one.
+    pub(crate) fn verdict(&self, name: &str) -> Option<Verdict> {
+        let line = self.output.lines().find_map(|line| {
+            let rest = line.trim().strip_prefix(name)?.strip_prefix(": ")?;
+            (rest.starts_with("VERIFIED ") || rest.starts_with("FAILED ")).then_some(rest)
+        })?;
+        let field = |key: &str| {
+            let value = line.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+            value.and_then(|value| value.parse().ok())
+        };
+        Some(Verdict {
+            verified: line.starts_with("VERIFIED "),
+            ranks: field("ranks")?,
+            devices: field("devices")?,
+        })
+    }
+
+    /// Command and output, for people.
+    pub(crate) fn report(&self) -> String {
+        format!("$ {}\n{}", self.command, self.output.trim_end())
+    }
+}
+
+/// What all ranks of a sample found together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) verified: bool,
+    pub(crate) ranks: u32,
+    pub(crate) devices: u32,
+}
+
+fn limited() -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after", "5", LIMIT_SECONDS]);
+    command
+}
+
+fn run(command: &mut Command) -> Outcome<Run> {
+    let start = Instant::now();
+    let text = shown(command);
+    let output =
+        command.stdin(std::process::Stdio::null()).output().doing(format_args!("starting {text}"))?;
+    let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+    said.push_str(&String::from_utf8_lossy(&output.stderr));
+    if output.status.code() == Some(124) {
+        said.push_str(&format!("(ended after {LIMIT_SECONDS} seconds)\n"));
+    }
+    Ok(Run {
+        succeeded: output.status.success(),
+        seconds: start.elapsed().as_secs_f64(),
+        output: said,
+        command: text,
+    })
+}
+
+/// A program that hangs must not hang us.
+const LIMIT_SECONDS: &str = "180";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(output: &str) -> Run {
+        Run { succeeded: true, seconds: 0.0, output: output.to_owned(), command: String::new() }
+    }
+
+    #[test]
+    fn verdicts_are_found_among_other_lines() {
+        let run = said("0.1 ms\nvecadd: VERIFIED ranks=4 devices=2 seconds=0.12\n");
+        assert_eq!(run.verdict("vecadd"), Some(Verdict { verified: true, ranks: 4, devices: 2 }));
+        let run =
+            said("vecadd: FAILED ranks=4 devices=1 seconds=0.12\nvecadd: 1 of 4 ranks have wrong results\n");
+        assert_eq!(run.verdict("vecadd"), Some(Verdict { verified: false, ranks: 4, devices: 1 }));
+    }
+
+    #[test]
+    fn a_program_that_said_nothing_has_no_verdict() {
+        for output in
+            ["", "vecadd: VERIFIED", "vecadd: VERIFIED ranks=4", "other: VERIFIED ranks=1 devices=1"]
+        {
+            assert_eq!(said(output).verdict("vecadd"), None, "{output}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! `cargo xtask`: everything that is done to this repository beside compiling it.
+//!
+//! Layout:
+//! * [`workspace`]: where things lie, and running programs
+//! * [`toolchain`]: NVIDIA's compiler, MPI and cargo's helpers, installed when they are missing
+//! * [`samples`]: the programs under `examples/`, compiled
+//! * [`dist`]: `target/dist`, as a user would install it
+//! * [`servers`]: daemons that end when we do
+//! * [`launch`]: one program run on these servers, and what it said
+//! * [`demo`]: the samples under both MPIs, as a table
+//! * [`checks`]: what continuous integration runs
+
+#![forbid(unsafe_code)]
+
+mod checks;
+mod demo;
+mod dist;
+mod launch;
+mod samples;
+mod servers;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use workspace::{Outcome, Workspace};
+
+/// Tasks of this repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Options {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Installs what is missing: MPI (Debian packages, as root), NVIDIA's compiler (into target/toolchain)
+    Setup,
+    /// Builds everything in release mode into target/dist
+    Dist,
+    /// Starts two servers, runs the samples under Open MPI and MPICH and prints what was verified
+    Demo(demo::Options),
+    /// Formatting, lints, tests, dependency checks, the samples, and the negative control
+    Test(checks::Options),
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let workspace = Workspace::find();
+    match run(&workspace, options.task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("\nxtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(workspace: &Workspace, task: Task) -> Outcome {
+    match task {
+        Task::Setup => toolchain::Toolchain::ready(workspace).map(|_| ()),
+        Task::Dist => dist::build(workspace, &toolchain::Toolchain::ready(workspace)?).map(|_| ()),
+        Task::Demo(options) => demo::run(workspace, &options),
+        Task::Test(options) => checks::run(workspace, &options),
+    }
+}

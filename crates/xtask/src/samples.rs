@@ -1,0 +1,125 @@
+//! The programs under `examples/`, compiled by nvcc: for both MPIs, and with NVIDIA's runtime shared and linked in.
+//!
+//! A program is compiled again only when a source is newer, so that a repeated demo starts at once.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::toolchain::{Mpi, Toolchain};
+use crate::workspace::{Doing, Outcome, Workspace, finish};
+
+/// The four lessons, in order.
+pub(crate) const SAMPLES: [&str; 4] = ["vecadd", "bandwidth", "transpose", "BlackScholes"];
+
+/// How NVIDIA's runtime comes into a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Runtime {
+    /// As `libcudart.so.13`, which ours replaces.
+    Shared,
+    /// Inside the program, nvcc's default: its functions are redirected.
+    Static,
+}
+
+impl Runtime {
+    pub(crate) const ALL: [Runtime; 2] = [Runtime::Shared, Runtime::Static];
+
+    /// As nvcc's option `-cudart` calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Runtime::Shared => "shared",
+            Runtime::Static => "static",
+        }
+    }
+
+    fn folder(self, dist: &Path) -> PathBuf {
+        match self {
+            Runtime::Shared => dist.join("samples"),
+            Runtime::Static => dist.join("samples/static"),
+        }
+    }
+}
+
+/// Where a sample lies.
+pub(crate) fn sample(dist: &Path, name: &str, mpi: Mpi, runtime: Runtime) -> PathBuf {
+    runtime.folder(dist).join(mpi.name()).join(name)
+}
+
+/// Where a test lies.
+pub(crate) fn test(dist: &Path, name: &str, runtime: Runtime) -> PathBuf {
+    runtime.folder(dist).join("tests").join(name)
+}
+
+/// The names of the tests.
+pub(crate) fn tests(workspace: &Workspace) -> Outcome<Vec<String>> {
+    let folder = workspace.root.join("examples/tests");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&folder).doing("reading examples/tests")? {
+        let path = entry.doing("reading examples/tests")?.path();
+        if path.extension().is_some_and(|extension| extension == "cu") {
+            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Compiles all samples and tests that are older than their sources.
+pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome {
+    let dist = workspace.dist();
+    let examples = workspace.root.join("examples");
+    let mut jobs = Vec::new();
+    for runtime in Runtime::ALL {
+        for mpi in Mpi::ALL {
+            let flags = mpi.compile_flags()?;
+            for name in SAMPLES {
+                let source = examples.join(name).with_extension("cu");
+                let program = sample(&dist, name, mpi, runtime);
+                let sources = vec![source, examples.join("sample.h")];
+                jobs.push(Job { program, sources, runtime, flags: flags.clone() });
+            }
+        }
+        for name in tests(workspace)? {
+            let source = examples.join("tests").join(&name).with_extension("cu");
+            let program = test(&dist, &name, runtime);
+            jobs.push(Job {
+                program,
+                sources: vec![source, examples.join("tests/test.h")],
+                runtime,
+                flags: vec![],
+            });
+        }
+    }
+    jobs.retain(|job| !job.is_current());
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let shares = jobs.chunks(jobs.len().div_ceil(workers).max(1));
+        let compiling: Vec<_> = shares
+            .map(|share| scope.spawn(|| share.iter().try_for_each(|job| job.compile(toolchain))))
+            .collect();
+        compiling.into_iter().try_for_each(|share| share.join().expect("compiling does not panic"))
+    })
+}
+
+struct Job {
+    program: PathBuf,
+    /// The source, then headers.
+    sources: Vec<PathBuf>,
+    runtime: Runtime,
+    flags: Vec<String>,
+}
+
+impl Job {
+    fn is_current(&self) -> bool {
+        let modified = |path: &PathBuf| path.metadata().and_then(|data| data.modified());
+        let Ok(built) = modified(&self.program) else { return false };
+        self.sources.iter().all(|source| modified(source).unwrap_or(SystemTime::now()) < built)
+    }
+
+    fn compile(&self, toolchain: &Toolchain) -> Outcome {
+        let folder = self.program.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder).doing(format_args!("making {}", folder.display()))?;
+        let mut nvcc = toolchain.nvcc();
+        nvcc.args(["-cudart", self.runtime.name(), "-o"]).arg(&self.program).arg(&self.sources[0]);
+        finish(nvcc.args(&self.flags))
+    }
+}

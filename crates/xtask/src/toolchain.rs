@@ -1,0 +1,190 @@
+//! The tools that are not Rust: installed when they are missing, left alone when they are there.
+//!
+//! MPI comes from Debian's packages, which needs root. NVIDIA's compiler and runtime come as Python wheels of pinned
+//! versions into `target/toolchain`; they are used there under NVIDIA's licence and never passed on.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::workspace::{Doing, Failure, Outcome, Workspace, finish, is_installed, output, relink};
+
+/// Tools that are ready to be used.
+#[derive(Debug, Clone)]
+pub(crate) struct Toolchain {
+    /// What `CUDA_HOME` is set to.
+    pub(crate) cuda: PathBuf,
+    /// A runtime of CUDA 12 with its headers, to test the older major.
+    pub(crate) cudart12: PathBuf,
+    /// The newest runtime of CUDA 13.
+    pub(crate) cudart13: PathBuf,
+}
+
+/// An implementation of MPI. Debian installs both side by side under these names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mpi {
+    OpenMpi,
+    Mpich,
+}
+
+impl Toolchain {
+    /// Installs what is missing, and says what.
+    pub(crate) fn ready(workspace: &Workspace) -> Outcome<Self> {
+        install_debian_packages()?;
+        let folder = workspace.toolchain();
+        for set in WHEELS {
+            set.install(&folder)?;
+        }
+        let cuda = folder.join("cuda");
+        let home = "compiler/nvidia/cu13";
+        std::fs::metadata(folder.join(home).join("bin/nvcc")).doing("looking for nvcc in its wheel")?;
+        relink(home, &cuda)?;
+        // nvcc looks in lib64, and a linker asks for the name without a version.
+        relink("lib", &cuda.join("lib64"))?;
+        relink("libcudart.so.13", &cuda.join("lib/libcudart.so"))?;
+        Ok(Self {
+            cuda,
+            cudart12: folder.join("cudart12/nvidia/cuda_runtime"),
+            cudart13: folder.join("cudart13/nvidia/cu13"),
+        })
+    }
+
+    /// A call of nvcc.
+    pub(crate) fn nvcc(&self) -> Command {
+        let mut command = Command::new(self.cuda.join("bin/nvcc"));
+        command.args(["-std=c++17", "-O2"]);
+        command
+    }
+
+    /// Tells a command where the tools are.
+    pub(crate) fn lend(&self, command: &mut Command) {
+        command.env("CUDA_HOME", &self.cuda);
+        command.env("VGPU_TEST_CUDART12", &self.cudart12);
+        command.env("VGPU_TEST_CUDART13", &self.cudart13);
+    }
+}
+
+impl Mpi {
+    pub(crate) const ALL: [Mpi; 2] = [Mpi::OpenMpi, Mpi::Mpich];
+
+    /// As Debian's alternatives call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Mpi::OpenMpi => "openmpi",
+            Mpi::Mpich => "mpich",
+        }
+    }
+
+    /// What a compiler must be told: the C interface of this MPI.
+    pub(crate) fn compile_flags(self) -> Outcome<Vec<String>> {
+        let text = match self {
+            Mpi::OpenMpi => {
+                let ask = |what| output(Command::new("mpicc.openmpi").arg(what));
+                format!("-DOMPI_SKIP_MPICXX {} {}", ask("--showme:compile")?, ask("--showme:link")?)
+            }
+            Mpi::Mpich => {
+                format!("-DMPICH_SKIP_MPICXX {}", output(Command::new("mpicc.mpich").arg("-link-info"))?)
+            }
+        };
+        // nvcc understands these; what a wrapper says beside them is for a host compiler.
+        let known = |word: &&str| ["-I", "-L", "-l", "-D"].iter().any(|flag| word.starts_with(flag));
+        Ok(text.split_whitespace().filter(known).map(str::to_owned).collect())
+    }
+}
+
+/// Wheels of one folder.
+struct Wheels {
+    folder: &'static str,
+    what: &'static str,
+    packages: &'static [&'static str],
+}
+
+impl Wheels {
+    fn install(&self, toolchain: &Path) -> Outcome {
+        let folder = toolchain.join(self.folder);
+        let receipt = folder.join("installed.txt");
+        let wanted = self.packages.join("\n");
+        if std::fs::read_to_string(&receipt).is_ok_and(|installed| installed == wanted) {
+            return Ok(());
+        }
+        println!("==> installing {} into {}:", self.what, folder.display());
+        for package in self.packages {
+            println!("    {package}");
+        }
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).doing(format_args!("removing {}", folder.display()))?;
+        }
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]);
+        pip.args(["--root-user-action", "ignore", "--target"]).arg(&folder).args(self.packages);
+        finish(&mut pip)?;
+        std::fs::write(&receipt, wanted).doing(format_args!("writing {}", receipt.display()))
+    }
+}
+
+fn install_debian_packages() -> Outcome {
+    let missing: Vec<&(&str, &str)> = DEBIAN.iter().filter(|(program, _)| !is_installed(program)).collect();
+    // A pip that is not a program of its own is good enough.
+    let missing: Vec<&str> = missing
+        .into_iter()
+        .filter(|(program, _)| *program != "pip3" || !has_pip())
+        .flat_map(|(_, packages)| packages.split(' '))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !rustix::process::geteuid().is_root() || !is_installed("apt-get") {
+        return Err(Failure::Missing {
+            program: list.clone(),
+            advice: format!("as root: apt-get install {list}"),
+        });
+    }
+    println!("==> installing Debian packages: {list}");
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq").args(arguments);
+        finish(&mut command)
+    };
+    apt(&["update"])?;
+    let mut arguments = vec!["install", "-y", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0"];
+    arguments.extend(&missing);
+    apt(&arguments)
+}
+
+fn has_pip() -> bool {
+    Command::new("python3").args(["-m", "pip", "--version"]).output().is_ok_and(|out| out.status.success())
+}
+
+/// Programs that we start, and the packages that bring them.
+const DEBIAN: [(&str, &str); 6] = [
+    ("g++", "g++"),
+    ("mpicc.openmpi", "libopenmpi-dev"),
+    ("mpiexec.openmpi", "openmpi-bin"),
+    ("mpicc.mpich", "libmpich-dev"),
+    ("mpiexec.mpich", "mpich"),
+    ("pip3", "python3 python3-pip"),
+];
+
+const WHEELS: [Wheels; 3] = [
+    Wheels {
+        folder: "compiler",
+        what: "NVIDIA's compiler and runtime 13.0",
+        packages: &[
+            "nvidia-cuda-nvcc==13.0.88",
+            "nvidia-nvvm==13.0.88",
+            "nvidia-cuda-crt==13.0.88",
+            "nvidia-cuda-runtime==13.0.96",
+            "nvidia-cuda-cccl==13.0.85",
+        ],
+    },
+    Wheels {
+        folder: "cudart12",
+        what: "NVIDIA's runtime 12.9, for tests",
+        packages: &["nvidia-cuda-runtime-cu12==12.9.79"],
+    },
+    Wheels {
+        folder: "cudart13",
+        what: "NVIDIA's runtime 13.5, for tests",
+        packages: &["nvidia-cuda-runtime==13.5.37"],
+    },
+];

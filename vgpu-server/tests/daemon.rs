@@ -1,0 +1,340 @@
+//! The real daemon and its worker processes: greetings, strangers, and every kind of sudden end.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use client::{ConnectError, Environment, Remote, Session};
+use cuda_types::{CUstream, CuError, HostSpan};
+use proto::frame::{CallId, Header, append};
+use proto::handshake::{Began, Begin, Hello, Welcome};
+use proto::{ContextCalls, MemoryCalls};
+use transport::Address;
+
+/// Longer than anything here takes, shorter than a person's patience.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Server {
+    process: Child,
+    port: u16,
+    log: Arc<Mutex<String>>,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Server {
+        let port =
+            std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+        let port = port.min(65000);
+        let mut process = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))
+            .args(["--driver", "null", "--log", "debug", "--port", &port.to_string()])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program is there");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+        assert!(line.starts_with("Serving "), "{line}");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (errors, sink) = (process.stderr.take().expect("piped"), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in BufReader::new(errors).lines().map_while(Result::ok) {
+                let mut log = sink.lock().expect("no panic under this lock");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        Server { process, port, log }
+    }
+
+    fn address(&self) -> Address {
+        Address::Tcp { host: "127.0.0.1".into(), port: self.port }
+    }
+
+    fn connect(&self) -> Remote {
+        Remote::connect(self.address(), 0, Arc::new(quiet()), |_, _| true).expect("the server is up")
+    }
+
+    fn raw(&self) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the server is up");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a live socket");
+        stream
+    }
+
+    /// Process ids of the workers.
+    fn workers(&self) -> Vec<i32> {
+        let parent = self.process.id().to_string();
+        let is_child = |pid: &i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // "pid (name) state ppid ...": a zombie holds nothing any more.
+            let mut fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+            fields.next().is_some_and(|state| state != "Z") && fields.next() == Some(&parent)
+        };
+        let processes = std::fs::read_dir("/proc").expect("Linux");
+        processes
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(is_child)
+            .collect()
+    }
+
+    fn logged(&self, text: &str) -> bool {
+        eventually(|| self.log.lock().expect("no panic under this lock").contains(text))
+    }
+
+    fn signal(&self, signal: &str) {
+        kill(signal, i32::try_from(self.process.id()).expect("a pid"));
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself, which some tests want.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn kill(signal: &str, pid: i32) {
+    let status = Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill is there");
+    assert!(status.success());
+}
+
+fn eventually(mut holds: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if holds() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+/// Losing links is what these tests are about: no messages.
+fn quiet() -> Environment {
+    Environment { log: |_, _| {}, ..Environment::default() }
+}
+
+fn round_trip(session: &Session) -> Result<(), CuError> {
+    let device = session.cuMemAlloc(300_000)?;
+    let up = HostSpan::leak((0..=255).cycle().take(300_000).collect());
+    let down = HostSpan::leak(vec![0; 300_000]);
+    session.copy_to_device(device, up, CUstream::NULL, true)?;
+    session.copy_to_host(down, device, CUstream::NULL, true)?;
+    assert_eq!(up.read(), down.read());
+    session.cuMemFree(device)
+}
+
+#[test]
+fn clients_that_only_enumerate_start_no_worker() {
+    let server = Server::start(&[]);
+    let clients: Vec<Remote> = (0..64).map(|_| server.connect()).collect();
+    assert!(clients.iter().all(|client| client.facts().name.contains("null")));
+    assert_eq!(server.workers(), []);
+    let session = clients[0].session().expect("a worker");
+    round_trip(&session).expect("a good link");
+    assert_eq!(server.workers().len(), 1);
+    clients[0].close(PATIENCE);
+    assert!(server.logged("the client left"));
+    assert!(eventually(|| server.workers().is_empty()));
+}
+
+#[test]
+fn a_client_of_another_version_is_refused_naming_both() {
+    let server = Server::start(&[]);
+    let mut stream = server.raw();
+    let hello = Hello { oldest: 700, newest: 701, hashes: vec![1, 2], client: "from the future".into() };
+    stream.write_all(&hello.frame()).expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer and the end");
+    let text = String::from_utf8_lossy(&answer);
+    assert!(text.contains("700 to 701") && text.contains("install the same release"), "{text}");
+}
+
+/// Greets and gets a worker, by hand.
+fn begun(server: &Server) -> TcpStream {
+    let mut stream = server.raw();
+    let mut answer = |frame: Vec<u8>, opcode: u16| {
+        stream.write_all(&frame).expect("sent");
+        let mut header = [0; Header::SIZE];
+        stream.read_exact(&mut header).expect("an answer");
+        let header = Header::decode(&header).expect("a frame");
+        assert_eq!(header.opcode, opcode);
+        stream.read_exact(&mut vec![0; header.length as usize]).expect("its arguments");
+    };
+    answer(Hello::new("by hand".into()).frame(), Welcome::OPCODE);
+    answer(Begin { window_base: 1 << 44, window_bytes: 1 << 30 }.frame(), Began::OPCODE);
+    stream
+}
+
+#[test]
+fn frames_that_are_none_end_their_own_session_with_a_logged_reason() {
+    let server = Server::start(&[]);
+    let other = server.connect();
+    let other_session = other.session().expect("a worker");
+    let mut call = Vec::new();
+    append(&mut call, 0x0101, CallId(1), 0, |_| {});
+    let mut trailing = Vec::new();
+    append(&mut trailing, 0x0101, CallId(1), 0, |out| out.push(0));
+    let mut unknown = Vec::new();
+    append(&mut unknown, 0x7fff, CallId(1), 0, |_| {});
+    let oversized = Header { opcode: 0x0101, call: CallId(1), length: u32::MAX, bulk: 0 }.encode();
+    let outside = Header { opcode: 0x0010, call: CallId(0), length: 8, bulk: 1 << 20 }.encode();
+    let outside = [&outside[..], &u64::MAX.to_le_bytes()].concat();
+    for (bytes, reason) in [
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], "magic"),
+        (&oversized, "bytes of arguments"),
+        (&trailing, "1 bytes after its end"),
+        (&unknown, "0x7fff is no call"),
+        (&outside, "of the staging"),
+    ] {
+        let mut stream = begun(&server);
+        stream.write_all(bytes).expect("sent");
+        let mut rest = Vec::new();
+        // The worker may close with bytes of ours unread, which resets the connection.
+        let _ = stream.read_to_end(&mut rest);
+        assert!(server.logged(reason), "{reason}");
+        round_trip(&other_session).expect("another client notices nothing");
+    }
+    // A frame that is cut off ends with its link.
+    let mut stream = begun(&server);
+    stream.write_all(&call[..7]).expect("sent");
+    drop(stream);
+    assert!(eventually(|| server.workers().len() == 1), "only the other client's worker is left");
+    round_trip(&other_session).expect("another client notices nothing");
+}
+
+#[test]
+fn strangers_who_do_not_greet_are_turned_away() {
+    let server = Server::start(&[]);
+    let mut stream = server.raw();
+    stream
+        .write_all(&Header { opcode: Hello::OPCODE, call: CallId(0), length: 1 << 20, bulk: 0 }.encode())
+        .expect("sent");
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert!(server.logged("a greeting was expected"));
+    let mut stream = server.raw();
+    stream.write_all(&[0x16; 200]).expect("sent");
+    let _ = stream.read_to_end(&mut rest);
+    assert!(server.logged("magic"));
+    round_trip(&server.connect().session().expect("a worker")).expect("a good link");
+}
+
+/// Calls until one fails, within the link's timeout and far from a hang.
+fn error_after(session: &Session, end: impl FnOnce()) -> CuError {
+    std::thread::scope(|scope| {
+        let calling = scope.spawn(|| {
+            let bytes = 64 * 1024 * 1024;
+            let (up, device) =
+                (HostSpan::leak(vec![1; bytes]), session.cuMemAlloc(bytes as u64).expect("memory"));
+            loop {
+                let copied = session.copy_to_device(device, up, CUstream::NULL, true);
+                if let Err(error) = copied.and_then(|()| session.cuCtxSynchronize()) {
+                    return error;
+                }
+            }
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        let killed = Instant::now();
+        end();
+        let error = calling.join().expect("no panic");
+        assert!(killed.elapsed() < PATIENCE / 2, "took {:?}", killed.elapsed());
+        error
+    })
+}
+
+#[test]
+fn a_worker_killed_in_the_middle_of_a_copy_is_a_clear_error_for_its_client_alone() {
+    let server = Server::start(&[]);
+    let victim = server.connect();
+    let session = victim.session().expect("a worker");
+    let pid = server.workers()[0];
+    let other = server.connect();
+    let other_session = other.session().expect("a worker");
+    assert_eq!(error_after(&session, || kill("-KILL", pid)), CuError::DEVICE_UNAVAILABLE);
+    assert_eq!(session.cuCtxSynchronize(), Err(CuError::DEVICE_UNAVAILABLE), "the error stays");
+    round_trip(&other_session).expect("another client notices nothing");
+    assert!(server.logged("worker ended with signal: 9"));
+    // After a reset the device is there again.
+    victim.reset().expect("a reset always works");
+    round_trip(&victim.session().expect("a new worker")).expect("a good link");
+}
+
+#[test]
+fn a_server_killed_in_the_middle_of_a_copy_is_a_clear_error_and_leaves_no_worker() {
+    let mut server = Server::start(&[]);
+    let remote = server.connect();
+    let session = remote.session().expect("a worker");
+    let workers = server.workers();
+    assert_eq!(
+        error_after(&session, || server.process.kill().expect("it runs")),
+        CuError::DEVICE_UNAVAILABLE
+    );
+    assert!(eventually(|| workers
+        .iter()
+        .all(|pid| !std::path::Path::new(&format!("/proc/{pid}/exe")).exists())));
+    remote.reset().expect("a reset always works");
+    assert_eq!(remote.session().err(), Some(CuError::DEVICE_UNAVAILABLE), "nobody listens any more");
+}
+
+#[test]
+fn a_client_killed_in_the_middle_of_a_copy_leaves_no_worker() {
+    let server = Server::start(&[]);
+    let mut stream = begun(&server);
+    assert_eq!(server.workers().len(), 1);
+    // The first half of a bulk frame.
+    stream
+        .write_all(&Header { opcode: 0x0010, call: CallId(0), length: 8, bulk: 1 << 20 }.encode())
+        .expect("sent");
+    stream.write_all(&0_u64.to_le_bytes()).expect("sent");
+    stream.write_all(&[7; 1000]).expect("sent");
+    drop(stream);
+    assert!(eventually(|| server.workers().is_empty()));
+    round_trip(&server.connect().session().expect("a worker")).expect("a good link");
+}
+
+#[test]
+fn a_termination_lets_clients_finish_and_takes_no_new_ones() {
+    let mut server = Server::start(&[]);
+    let remote = server.connect();
+    let session = remote.session().expect("a worker");
+    server.signal("-TERM");
+    assert!(server.logged("waiting for 1 to finish"));
+    round_trip(&session).expect("it is still served");
+    let late = Remote::connect(server.address(), 0, Arc::new(quiet()), |_, _| true);
+    assert!(matches!(late, Err(ConnectError::Link(transport::LinkError::Refused { .. }))));
+    remote.close(PATIENCE);
+    assert!(server.process.wait().expect("it runs").success());
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_the_remedy() {
+    let server = Server::start(&[]);
+    let second = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))
+        .args(["--driver", "null", "--port", &server.port.to_string()])
+        .output()
+        .expect("the program is there");
+    let message = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success());
+    assert!(
+        message.contains(&server.port.to_string()) && message.contains("choose another -s or --port"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_farewell_right_after_posted_calls_loses_none_of_them() {
+    let server = Server::start(&[]);
+    let remote = server.connect();
+    let session = remote.session().expect("a worker");
+    let device = session.cuMemAlloc(4).expect("memory");
+    for value in 0..1000 {
+        session.cuMemsetD32Async(device, value, 1, CUstream::NULL).expect("posted");
+    }
+    remote.close(PATIENCE);
+    assert!(server.logged("cuMemsetD32Async=1000"));
+    assert_eq!(ContextCalls::cuCtxSynchronize(&*session), Err(CuError::DEVICE_UNAVAILABLE), "it is over");
+}
