@@ -40,9 +40,18 @@ pub(crate) struct Preferences {
     pub(crate) shared_memory_config: u32,
 }
 
+static DEVICES: OnceLock<Devices> = OnceLock::new();
+
+/// Says farewell to every server, if there is one.
+pub(crate) fn close_all(patience: std::time::Duration) {
+    let connected = DEVICES.get().into_iter().flat_map(Devices::iter).filter_map(|device| device.link.get());
+    for remote in connected.flatten() {
+        remote.close(patience);
+    }
+}
+
 /// The devices; read from the environment at the first call.
 pub(crate) fn devices() -> &'static Devices {
-    static DEVICES: OnceLock<Devices> = OnceLock::new();
     DEVICES.get_or_init(|| match &config().devices {
         Ok(targets) => {
             let all =
@@ -137,19 +146,15 @@ impl Device {
 
     /// The device's primary context, made at the first call that needs it.
     pub(crate) fn session(&self) -> CuResult<Arc<Session>> {
+        if process::has_ended() {
+            return Err(CuError::DEINITIALIZED);
+        }
         self.remote()?.session()
     }
 
     /// The primary context, if there is one already.
     pub(crate) fn open_session(&self) -> Option<Arc<Session>> {
         self.link.get()?.as_ref().ok()?.active()
-    }
-
-    /// Says farewell to the server; called when the process ends.
-    pub(crate) fn close(&self, patience: std::time::Duration) {
-        if let Some(Ok(remote)) = self.link.get() {
-            remote.close(patience);
-        }
     }
 
     /// Ends the primary context: everything that was made in it is gone. The next call makes a new one.
@@ -171,7 +176,7 @@ impl Device {
         let environment = process::environment();
         let remote = Remote::connect(address.clone(), ordinal, environment, process::reserve)
             .map_err(|error| format!("{named_by}: {error}"))?;
-        process::watch_fork_and_exit();
+        process::watch_fork();
         log::info(format_args!("device {}: {} at {address}", self.ordinal, remote.facts().name));
         Ok(remote)
     }
