@@ -2,7 +2,7 @@
 //!
 //! | variable | meaning |
 //! | --- | --- |
-//! | `VGPU_SERVER` | the devices, in the grammar of [`crate::server_list`]; `DSCUDA_SERVER` is read when it is unset |
+//! | `VGPU_SERVER` | the devices, in the grammar of [`client::server_list`]; `DSCUDA_SERVER` is read when it is unset |
 //! | `VGPU_SERVER_CONF` | a file with the same, read when neither is set; `#` starts a comment |
 //! | `VGPU_REMOTECALL` | `rpc`, `tcp`, `ibv` or `auto` |
 //! | `VGPU_LOG` | `off`, `error`, `warn`, `info` or `debug` |
@@ -11,31 +11,33 @@
 
 use std::sync::OnceLock;
 
+use client::server_list::{self, Device, Server, Transport};
+use transport::Address;
+
 use crate::log::{self, Level};
-use crate::server_list::{self, Device, Place, Server, Transport};
 
 /// What the user asked for.
 #[derive(Debug)]
-pub struct Config {
+pub(crate) struct Config {
     /// The devices that the program sees, in order; or the line that says why there are none.
-    pub devices: Result<Vec<Target>, String>,
+    pub(crate) devices: Result<Vec<Target>, String>,
     /// `CUDA_LAUNCH_BLOCKING`.
-    pub launch_blocking: bool,
+    pub(crate) launch_blocking: bool,
 }
 
 /// One device of the program and the server behind it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Target {
-    pub place: Place,
-    pub transport: Transport,
+pub(crate) struct Target {
+    pub(crate) address: Address,
+    pub(crate) transport: Transport,
     /// The variable or file that named it, for messages.
-    pub named_by: String,
+    pub(crate) named_by: String,
     /// Why this device cannot be used, if that is known before connecting; its ordinal fails, the others do not.
-    pub refused: Option<String>,
+    pub(crate) refused: Option<String>,
 }
 
 /// The configuration of this process.
-pub fn config() -> &'static Config {
+pub(crate) fn config() -> &'static Config {
     static CONFIG: OnceLock<Config> = OnceLock::new();
     CONFIG.get_or_init(|| {
         Config::read(&|name| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned()))
@@ -92,19 +94,19 @@ fn list_text(variable: &dyn Fn(&str) -> Option<String>) -> Result<(String, Strin
 fn target(device: Device, default: Transport, named_by: &str) -> Target {
     let replicas = device.servers.len();
     let first = device.servers.into_iter().next();
-    let Server { transport, place } =
-        first.unwrap_or_else(|| Server { transport: None, place: Place::Unix(std::path::PathBuf::new()) });
+    let Server { transport, address } = first
+        .unwrap_or_else(|| Server { transport: None, address: Address::Unix(std::path::PathBuf::new()) });
     let transport = transport.unwrap_or(default);
     let refused = if replicas > 1 {
-        Some(format!("{named_by}: {place} has {} replica(s); replicas are not available yet", replicas - 1))
+        Some(format!("{named_by}: {address} has {} replica(s); replicas are not available yet", replicas - 1))
     } else if transport == Transport::Verbs {
         Some(format!(
-            "{named_by}: {place} is to be reached by InfiniBand verbs, which are not available yet; use tcp or auto"
+            "{named_by}: {address} is to be reached by InfiniBand verbs, which are not available yet; use tcp or auto"
         ))
     } else {
         None
     };
-    Target { place, transport, named_by: named_by.to_owned(), refused }
+    Target { address, transport, named_by: named_by.to_owned(), refused }
 }
 
 /// The ordinals that `CUDA_VISIBLE_DEVICES` lets through, in its order.
@@ -136,7 +138,7 @@ mod tests {
     }
 
     fn names(config: &Config) -> Vec<String> {
-        config.devices.as_ref().unwrap().iter().map(|target| target.place.to_string()).collect()
+        config.devices.as_ref().unwrap().iter().map(|target| target.address.to_string()).collect()
     }
 
     #[test]

@@ -6,13 +6,21 @@
 //!
 //! Layout:
 //! * [`table`]: the functions behind the names, per major, from `symbols/cudart.txt`
-//! * [`config`], [`server_list`], [`log`]: the environment, the grammar of `VGPU_SERVER`, lines on standard error
-//! * [`runtime`]: the chapters: `device memory stream event launch ...`
+//! * `config`, `log`: the environment, lines on standard error
+//! * `edge`: what the shapes of entry points may assume
+//! * `state`, `handles`, `registry`, `images`: devices and threads; streams and events; what was registered
+//! * `process`: what the client crate needs of this process: threads, address space, fork, exit
+//! * `runtime`: the chapters: `device memory stream event launch ...`
 
 #![allow(non_snake_case, reason = "entry points keep the names of CUDA")]
 
-pub mod config;
-pub mod log;
-pub mod runtime;
-pub mod server_list;
+mod config;
+mod edge;
+mod handles;
+mod images;
+mod log;
+mod process;
+mod registry;
+mod runtime;
+mod state;
 pub mod table;

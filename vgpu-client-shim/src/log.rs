@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// How much is said; each level includes those before it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
-pub enum Level {
+pub(crate) enum Level {
     /// Nothing at all.
     Off,
     /// What made a call fail for a reason outside the program: no server, a lost connection.
@@ -27,7 +27,7 @@ static LEVEL: AtomicU8 = AtomicU8::new(Level::Warn as u8);
 
 impl Level {
     /// The level that the user wrote; `None` if it is not one.
-    pub fn parse(text: &str) -> Option<Level> {
+    pub(crate) fn parse(text: &str) -> Option<Level> {
         match text.trim().to_ascii_lowercase().as_str() {
             "off" | "none" => Some(Level::Off),
             "error" => Some(Level::Error),
@@ -40,32 +40,32 @@ impl Level {
 }
 
 /// Sets the level for the process; called once, when the environment is read.
-pub fn set_level(level: Level) {
+pub(crate) fn set_level(level: Level) {
     LEVEL.store(level as u8, Ordering::Relaxed);
 }
 
 /// Whether a line of this level comes out; for lines that are costly to make.
-pub fn enabled(level: Level) -> bool {
+pub(crate) fn enabled(level: Level) -> bool {
     level as u8 <= LEVEL.load(Ordering::Relaxed)
 }
 
 /// A line of level [`Level::Error`].
-pub fn error(text: fmt::Arguments<'_>) {
+pub(crate) fn error(text: fmt::Arguments<'_>) {
     write(Level::Error, text);
 }
 
 /// A line of level [`Level::Warn`].
-pub fn warn(text: fmt::Arguments<'_>) {
+pub(crate) fn warn(text: fmt::Arguments<'_>) {
     write(Level::Warn, text);
 }
 
 /// A line of level [`Level::Info`].
-pub fn info(text: fmt::Arguments<'_>) {
+pub(crate) fn info(text: fmt::Arguments<'_>) {
     write(Level::Info, text);
 }
 
 /// A line of level [`Level::Debug`].
-pub fn debug(text: fmt::Arguments<'_>) {
+pub(crate) fn debug(text: fmt::Arguments<'_>) {
     write(Level::Debug, text);
 }
 

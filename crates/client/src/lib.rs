@@ -12,6 +12,7 @@
 //! * [`memory`], [`copy`], [`event`], [`launch`], [`host_function`]: chapters with a part on this side
 //! * [`hazards`]: host memory that something pending can still write
 //! * [`environment`]: what the embedding program provides
+//! * [`server_list`]: the grammar of `VGPU_SERVER`
 
 #![forbid(unsafe_code)]
 #![allow(non_snake_case, reason = "CUDA's calls keep CUDA's names")]
@@ -27,6 +28,7 @@ pub mod launch;
 pub mod memory;
 mod progress;
 pub mod remote;
+pub mod server_list;
 pub mod session;
 mod staging;
 mod state;

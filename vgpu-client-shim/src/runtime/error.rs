@@ -7,19 +7,35 @@ use cuda_types::{CuError, CuResult};
 
 use super::error_list::ERRORS;
 
+// Codes of driver_types.h that only the runtime has.
+/// `cudaErrorInvalidConfiguration`
+pub(crate) const INVALID_CONFIGURATION: CuError = CuError(9);
+/// `cudaErrorInvalidPitchValue`
+pub(crate) const INVALID_PITCH_VALUE: CuError = CuError(12);
+/// `cudaErrorInvalidSymbol`
+pub(crate) const INVALID_SYMBOL: CuError = CuError(13);
+/// `cudaErrorInvalidMemcpyDirection`
+pub(crate) const INVALID_MEMCPY_DIRECTION: CuError = CuError(21);
+/// `cudaErrorMissingConfiguration`
+pub(crate) const MISSING_CONFIGURATION: CuError = CuError(52);
+/// `cudaErrorInvalidDeviceFunction`
+pub(crate) const INVALID_DEVICE_FUNCTION: CuError = CuError(98);
+/// `cudaErrorPeerAccessUnsupported`
+pub(crate) const PEER_ACCESS_UNSUPPORTED: CuError = CuError(217);
+
 thread_local! {
     /// What `cudaPeekAtLastError` answers. A plain cell without a destructor: usable while the thread ends.
     static LAST_ERROR: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Notes the outcome of a call: an error becomes the thread's last one, success changes nothing.
-pub fn record(error: CuError) -> u32 {
+pub(crate) fn record(error: CuError) -> u32 {
     LAST_ERROR.set(error.0);
     error.0
 }
 
 /// Runs the body of an entry point: notes its error, and turns a panic into `cudaErrorUnknown` with a log line.
-pub fn answer(name: &str, body: impl FnOnce() -> CuResult<()>) -> u32 {
+pub(crate) fn answer(name: &str, body: impl FnOnce() -> CuResult<()>) -> u32 {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
     match outcome {
         Ok(Ok(())) => 0,
@@ -35,22 +51,33 @@ pub fn answer(name: &str, body: impl FnOnce() -> CuResult<()>) -> u32 {
 }
 
 /// Answers the last error of this thread and forgets it.
-pub extern "C" fn cudaGetLastError() -> u32 {
-    LAST_ERROR.replace(0)
+///
+/// One that destroyed the context stays until the device is reset (CUDA Runtime API, "Error handling").
+pub(crate) extern "C" fn cudaGetLastError() -> u32 {
+    let error = LAST_ERROR.get();
+    if !CuError(error).is_sticky() {
+        LAST_ERROR.set(0);
+    }
+    error
+}
+
+/// The device was reset: nothing stays.
+pub(crate) fn forget() {
+    LAST_ERROR.set(0);
 }
 
 /// Answers the last error of this thread.
-pub extern "C" fn cudaPeekAtLastError() -> u32 {
+pub(crate) extern "C" fn cudaPeekAtLastError() -> u32 {
     LAST_ERROR.get()
 }
 
 /// The name of an error, as driver_types.h spells it.
-pub extern "C" fn cudaGetErrorName(error: u32) -> *const c_char {
+pub(crate) extern "C" fn cudaGetErrorName(error: u32) -> *const c_char {
     find(error).map_or(UNRECOGNIZED, |(_, name, _)| name).as_ptr()
 }
 
 /// The text of an error, as NVIDIA's runtime words it.
-pub extern "C" fn cudaGetErrorString(error: u32) -> *const c_char {
+pub(crate) extern "C" fn cudaGetErrorString(error: u32) -> *const c_char {
     find(error).map_or(UNRECOGNIZED, |(_, _, text)| text).as_ptr()
 }
 

@@ -1,4 +1,16 @@
-//! The lowering of cudart calls to driver calls, one chapter a file.
+//! The lowering of cudart calls to driver calls, one chapter a file. Entry points carry the names of CUDA.
 
-pub mod error;
+pub(crate) mod copy;
+pub(crate) mod device;
+pub(crate) mod error;
 mod error_list;
+pub(crate) mod event;
+pub(crate) mod function;
+pub(crate) mod host_memory;
+pub(crate) mod launch;
+pub(crate) mod memory;
+pub(crate) mod properties;
+pub(crate) mod registration;
+pub(crate) mod stream;
+pub(crate) mod symbol;
+pub(crate) mod version;

@@ -14,8 +14,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// The base port where none is written (`vgpu-server` listens at base + server number).
-pub const BASE_PORT: u16 = 40800;
+use proto::BASE_PORT;
+use transport::Address;
 
 /// The servers of one device: the first is used, the others are replicas.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,16 +29,7 @@ pub struct Device {
 pub struct Server {
     /// The transport that the item itself names.
     pub transport: Option<Transport>,
-    pub place: Place,
-}
-
-/// Where a server listens.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Place {
-    /// A name or address without brackets, and the port (base + id).
-    Host { host: String, port: u16 },
-    /// A Unix socket.
-    Unix(PathBuf),
+    pub address: Address,
 }
 
 /// How bytes travel.
@@ -84,7 +75,7 @@ fn server(start: usize, item: &str) -> Result<Server, Reason> {
         if path.is_empty() {
             return Err((start..end, "unix: needs a path, as in unix:/run/vgpu.sock".to_owned()));
         }
-        return Ok(Server { transport: None, place: Place::Unix(PathBuf::from(path)) });
+        return Ok(Server { transport: None, address: Address::Unix(PathBuf::from(path)) });
     }
     let (transport, host_start) = match item.find("://") {
         None => (None, 0),
@@ -107,7 +98,7 @@ fn server(start: usize, item: &str) -> Result<Server, Reason> {
         let reason = format!("port {base_port} + {id} is above 65535");
         (start + tail_start..end, reason)
     })?;
-    Ok(Server { transport, place: Place::Host { host, port } })
+    Ok(Server { transport, address: Address::Tcp { host, port } })
 }
 
 /// The host that begins at `from` in `item`, and where the rest begins.
@@ -200,16 +191,6 @@ impl Transport {
     }
 }
 
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Place::Host { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Place::Host { host, port } => write!(f, "{host}:{port}"),
-            Place::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line: String = self.text.chars().map(|c| if c.is_whitespace() { ' ' } else { c }).collect();
@@ -225,15 +206,15 @@ impl std::error::Error for Mistake {}
 mod tests {
     use super::*;
 
-    fn host(host: &str, port: u16) -> Place {
-        Place::Host { host: host.to_owned(), port }
+    fn host(host: &str, port: u16) -> Address {
+        Address::Tcp { host: host.to_owned(), port }
     }
 
-    fn places(text: &str) -> Vec<Vec<Place>> {
+    fn places(text: &str) -> Vec<Vec<Address>> {
         let devices = parse(text).unwrap();
         devices
             .into_iter()
-            .map(|device| device.servers.into_iter().map(|server| server.place).collect())
+            .map(|device| device.servers.into_iter().map(|server| server.address).collect())
             .collect()
     }
 
@@ -247,7 +228,7 @@ mod tests {
                 vec![host("server2", 40800)],
             ]
         );
-        assert_eq!(places("  \n "), Vec::<Vec<Place>>::new());
+        assert_eq!(places("  \n "), Vec::<Vec<Address>>::new());
     }
 
     #[test]
@@ -255,7 +236,7 @@ mod tests {
         assert_eq!(places("10.0.0.7@50000:2"), vec![vec![host("10.0.0.7", 50002)]]);
         assert_eq!(places("[fe80::1%eth0]:1"), vec![vec![host("fe80::1%eth0", 40801)]]);
         assert_eq!(places("[::1]@7"), vec![vec![host("::1", 7)]]);
-        assert_eq!(places("unix:/run/v:0.sock"), vec![vec![Place::Unix("/run/v:0.sock".into())]]);
+        assert_eq!(places("unix:/run/v:0.sock"), vec![vec![Address::Unix("/run/v:0.sock".into())]]);
         let transports = parse("tcp://a ib://b:1 auto://c d").unwrap();
         let transports: Vec<_> = transports.iter().map(|device| device.servers[0].transport).collect();
         assert_eq!(transports, [Some(Transport::Tcp), Some(Transport::Verbs), Some(Transport::Auto), None]);

@@ -1,0 +1,155 @@
+//! What the client crate needs of this process: threads that no signal reaches, address space, fork and exit.
+
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
+use std::time::Duration;
+
+use client::Environment;
+use client::environment::{Severity, forget_after_fork};
+
+use crate::log;
+use crate::state::devices;
+
+/// How long the exit of the program waits for what it has posted.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Settings and services for the client crate.
+pub(crate) fn environment() -> Arc<Environment> {
+    static ENVIRONMENT: OnceLock<Arc<Environment>> = OnceLock::new();
+    ENVIRONMENT
+        .get_or_init(|| {
+            let plain = Environment::default();
+            let timeout = std::env::var("VGPU_LINK_TIMEOUT_MS").ok();
+            let link_timeout = match timeout.as_deref().map(|text| (text, text.trim().parse())) {
+                None => plain.link_timeout,
+                Some((_, Ok(milliseconds))) => Duration::from_millis(milliseconds),
+                Some((text, Err(_))) => {
+                    log::warn(format_args!("VGPU_LINK_TIMEOUT_MS={text}: expected a number of milliseconds"));
+                    plain.link_timeout
+                }
+            };
+            Arc::new(Environment { link_timeout, spawn, print, log: line, ..plain })
+        })
+        .clone()
+}
+
+/// Reserves address space that nothing occupies, so that a stray access of the program faults as with a real device.
+pub(crate) fn reserve(base: u64, bytes: u64) -> bool {
+    /// What is reserved stays so: a device that is reset uses its window again.
+    static RESERVED: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
+    let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
+    if reserved.contains(&(base, bytes)) {
+        return true;
+    }
+    let (Ok(address), Ok(length)) = (usize::try_from(base), usize::try_from(bytes)) else { return false };
+    let wanted = std::ptr::without_provenance_mut(address);
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: new address space without rights; `MAP_FIXED_NOREPLACE` touches nothing that is mapped.
+    let got = unsafe { libc::mmap(wanted, length, libc::PROT_NONE, flags, -1, 0) };
+    if got == libc::MAP_FAILED {
+        return false;
+    }
+    if got.addr() != address {
+        // Kernels before 4.17 take the address as a hint.
+        // SAFETY: exactly the mapping just made.
+        unsafe { libc::munmap(got, length) };
+        return false;
+    }
+    reserved.push((base, bytes));
+    true
+}
+
+/// From the first connection on: a forked child gives the links up, the program's exit says farewell.
+pub(crate) fn watch_fork_and_exit() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the handler only touches atomics and closes descriptors, which a forked child may do.
+        let forks = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        // SAFETY: this library is never unloaded.
+        let exits = unsafe { libc::atexit(at_exit) };
+        if forks != 0 || exits != 0 {
+            log::warn(format_args!(
+                "no handler for fork and exit: posted work may be lost when the program ends"
+            ));
+        }
+    });
+}
+
+extern "C" fn in_child() {
+    for descriptor in forget_after_fork() {
+        // SAFETY: a descriptor of the parent's link, which the client crate has just given up in this process.
+        unsafe { libc::close(descriptor) };
+    }
+}
+
+extern "C" fn at_exit() {
+    // A panic cannot leave an exit handler; the program ends anyway.
+    let _ = std::panic::catch_unwind(|| {
+        for device in devices().iter() {
+            device.close(FAREWELL);
+        }
+    });
+}
+
+/// Starts a thread with every signal blocked: handlers of the program run on its own threads.
+fn spawn(name: &'static str, body: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
+    let (mut all, mut before) = (std::mem::MaybeUninit::uninit(), std::mem::MaybeUninit::uninit());
+    // SAFETY: room for a signal set.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: `all` was filled above; the former mask goes to `before`.
+    let blocked = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+    if blocked != 0 {
+        return Err(std::io::Error::from_raw_os_error(blocked));
+    }
+    // The new thread inherits the mask.
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(body).map(drop);
+    // SAFETY: `before` was written when the mask was set.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    spawned
+}
+
+/// What kernels print goes through C's `stdout`, in order with what the program prints itself.
+fn print(bytes: &[u8]) {
+    unsafe extern "C" {
+        static stdout: *mut libc::FILE;
+    }
+    // SAFETY: C's own stream, which locks itself.
+    unsafe { libc::fwrite(bytes.as_ptr().cast(), 1, bytes.len(), stdout) };
+}
+
+fn line(severity: Severity, text: &str) {
+    match severity {
+        Severity::Error => log::error(format_args!("{text}")),
+        Severity::Warn => log::warn(format_args!("{text}")),
+        Severity::Info => log::info(format_args!("{text}")),
+        Severity::Debug => log::debug(format_args!("{text}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_space_is_reserved_once_and_remembered() {
+        let base = 0x3000_0000_0000;
+        assert!(reserve(base, 1 << 21));
+        assert!(reserve(base, 1 << 21), "a device that is reset uses its window again");
+        assert!(!reserve(base, 1 << 22), "something lies there");
+    }
+
+    #[test]
+    fn spawned_threads_have_every_signal_blocked_and_this_one_keeps_its_mask() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let blocked = || {
+            let mut mask = std::mem::MaybeUninit::uninit();
+            // SAFETY: asks for the mask only.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, std::ptr::null(), mask.as_mut_ptr()) };
+            // SAFETY: written by the call above.
+            unsafe { libc::sigismember(mask.as_ptr(), libc::SIGINT) }
+        };
+        let before = blocked();
+        spawn("test", Box::new(move || sender.send(blocked()).unwrap())).unwrap();
+        assert_eq!(receiver.recv().unwrap(), 1);
+        assert_eq!(blocked(), before);
+    }
+}

@@ -1,0 +1,294 @@
+//! What programs and libraries have registered: fatbins, kernels, variables.
+//!
+//! Registration runs in constructors, before `main`: nothing here connects, starts a thread or reads the environment.
+//! A fatbin becomes a module on a device when the first of its kernels or variables is used there.
+//!
+//! The images lie in the memory of whoever registered them and are read in place, until they are unregistered.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_void};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use cuda_types::{CUfunction, CUmodule, CuError, CuResult};
+use proto::{FunctionFacts, GlobalFacts, ModuleCalls};
+
+use crate::images::Images;
+use crate::log;
+use crate::runtime::error::{INVALID_DEVICE_FUNCTION, INVALID_SYMBOL};
+use crate::state::Device;
+
+/// One registered fatbin and its modules, by device.
+pub(crate) struct Fatbin {
+    images: Images,
+    /// The name of a `__managed__` variable in it: such a module is refused, see [`Fatbin::module`].
+    managed: Mutex<Option<CString>>,
+    modules: Mutex<HashMap<usize, CuResult<Arc<Module>>>>,
+}
+
+/// A fatbin loaded on a device.
+pub(crate) struct Module {
+    handle: CUmodule,
+    functions: HashMap<String, Arc<FunctionFacts>>,
+    globals: HashMap<String, GlobalFacts>,
+}
+
+/// A registered kernel. Its address is the `cudaKernel_t` of the program, so it is never freed.
+pub(crate) struct Kernel {
+    pub(crate) name: CString,
+    pub(crate) fatbin: Arc<Fatbin>,
+    loaded: RwLock<HashMap<usize, Arc<Function>>>,
+}
+
+/// A kernel on a device.
+pub(crate) struct Function {
+    pub(crate) handle: CUfunction,
+    pub(crate) facts: Arc<FunctionFacts>,
+}
+
+/// A registered variable.
+struct Variable {
+    name: CString,
+    fatbin: Arc<Fatbin>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Registry {
+    /// By the handle that `__cudaRegisterFatBinary` answered.
+    fatbins: HashMap<usize, Arc<Fatbin>>,
+    /// By the address of the host stub.
+    kernels: HashMap<usize, &'static Kernel>,
+    /// By the address of the host variable.
+    variables: HashMap<usize, Variable>,
+}
+
+static REGISTRY: RwLock<Option<Registry>> = RwLock::new(None);
+
+/// Registers the images behind a wrapper; the answer is the handle for what belongs to it.
+pub(crate) fn add_fatbin(images: Images) -> usize {
+    let fatbin = Arc::new(Fatbin { images, managed: Mutex::default(), modules: Mutex::default() });
+    // The handle is an address of our own, so that no two fatbins share it; programs never look behind it.
+    let handle = Arc::as_ptr(&fatbin).expose_provenance();
+    change(|registry| registry.fatbins.insert(handle, fatbin));
+    handle
+}
+
+/// Forgets a fatbin and what belongs to it; unknown and repeated handles are ignored, as NVIDIA's runtime does.
+pub(crate) fn remove_fatbin(handle: usize) {
+    let fatbin = change(|registry| {
+        let fatbin = registry.fatbins.remove(&handle)?;
+        registry.kernels.retain(|_, kernel| !Arc::ptr_eq(&kernel.fatbin, &fatbin));
+        registry.variables.retain(|_, variable| !Arc::ptr_eq(&variable.fatbin, &fatbin));
+        Some(fatbin)
+    });
+    let Some(fatbin) = fatbin else { return };
+    // Only loaded modules cost the server something; at exit the session's end frees them all.
+    let modules = std::mem::take(&mut *lock(&fatbin.modules));
+    for (ordinal, module) in modules {
+        let device = crate::handles::device(ordinal);
+        let session = device.ok().and_then(Device::open_session);
+        if let (Ok(module), Some(session)) = (module, session) {
+            // The link may be gone already: then the module is, too.
+            let _ = session.cuModuleUnload(module.handle);
+        }
+    }
+}
+
+/// Registers a kernel under the address of its host stub.
+pub(crate) fn add_kernel(handle: usize, stub: usize, name: &CStr) {
+    change(|registry| {
+        let Some(fatbin) = registry.fatbins.get(&handle) else {
+            return log::warn(format_args!("kernel {name:?} belongs to no registered fatbin"));
+        };
+        let kernel = Kernel { name: name.to_owned(), fatbin: fatbin.clone(), loaded: RwLock::default() };
+        registry.kernels.insert(stub, Box::leak(Box::new(kernel)));
+    });
+}
+
+/// Registers a variable under the address of its host shadow.
+pub(crate) fn add_variable(handle: usize, shadow: usize, name: &CStr, bytes: usize) {
+    change(|registry| {
+        let Some(fatbin) = registry.fatbins.get(&handle).cloned() else {
+            return log::warn(format_args!("variable {name:?} belongs to no registered fatbin"));
+        };
+        registry.variables.insert(shadow, Variable { name: name.to_owned(), fatbin, bytes });
+    });
+}
+
+/// Notes that a fatbin has a managed variable.
+pub(crate) fn add_managed(handle: usize, name: &CStr) {
+    let fatbin = read(|registry| registry.fatbins.get(&handle).cloned());
+    if let Some(fatbin) = fatbin {
+        lock(&fatbin.managed).get_or_insert_with(|| name.to_owned());
+    }
+}
+
+/// The name of a managed variable of the fatbin, if it has one.
+pub(crate) fn managed_variable(handle: usize) -> Option<CString> {
+    let fatbin = read(|registry| registry.fatbins.get(&handle).cloned())?;
+    lock(&fatbin.managed).clone()
+}
+
+/// The kernel behind a host stub, or behind a `cudaKernel_t` that was given in its place.
+pub(crate) fn kernel(stub: *const c_void) -> CuResult<&'static Kernel> {
+    let address = stub.addr();
+    let found = read(|registry| {
+        let by_handle =
+            || registry.kernels.values().find(|kernel| std::ptr::from_ref(**kernel).addr() == address);
+        registry.kernels.get(&address).or_else(by_handle).copied()
+    });
+    found.ok_or(INVALID_DEVICE_FUNCTION)
+}
+
+/// Where the variable behind a host shadow lies on `device`, and its size.
+pub(crate) fn variable(shadow: *const c_void, device: &Device) -> CuResult<(u64, u64)> {
+    let (fatbin, name, bytes) = read(|registry| {
+        let variable = registry.variables.get(&shadow.addr())?;
+        Some((variable.fatbin.clone(), variable.name.clone(), variable.bytes))
+    })
+    .ok_or(INVALID_SYMBOL)?;
+    let module = fatbin.module(device)?;
+    let global = module.globals.get(&*name.to_string_lossy()).ok_or(INVALID_SYMBOL)?;
+    if global.bytes < bytes as u64 {
+        log::error(format_args!(
+            "variable {name:?} has {bytes} bytes in the program but {} in its module",
+            global.bytes
+        ));
+        return Err(INVALID_SYMBOL);
+    }
+    Ok((global.address, bytes as u64))
+}
+
+/// Whether a variable of a module loaded on the device holds `address`: they lie outside its window.
+pub(crate) fn variable_holding(ordinal: usize, address: u64) -> bool {
+    let holds = |module: &Module| {
+        let mut globals = module.globals.values();
+        globals.any(|global| address >= global.address && address - global.address < global.bytes)
+    };
+    read(|registry| {
+        registry.fatbins.values().any(|fatbin| match lock(&fatbin.modules).get(&ordinal) {
+            Some(Ok(module)) => holds(module),
+            _ => false,
+        })
+    })
+}
+
+/// Forgets what is loaded on a device: its context is gone.
+pub(crate) fn forget_device(ordinal: usize) {
+    read(|registry| {
+        for fatbin in registry.fatbins.values() {
+            lock(&fatbin.modules).remove(&ordinal);
+        }
+        for kernel in registry.kernels.values() {
+            kernel.loaded.write().unwrap_or_else(PoisonError::into_inner).remove(&ordinal);
+        }
+    });
+}
+
+impl Fatbin {
+    /// The module of this fatbin on `device`, loaded at the first call. An image that the device cannot run stays so.
+    fn module(&self, device: &Device) -> CuResult<Arc<Module>> {
+        let mut modules = lock(&self.modules);
+        if let Some(module) = modules.get(&device.ordinal) {
+            return module.clone();
+        }
+        if let Some(name) = &*lock(&self.managed) {
+            // Its kernels would read memory that the program cannot write: refused rather than wrong.
+            log::error(format_args!(
+                "{name:?} is a __managed__ variable; managed memory is not supported yet"
+            ));
+            return Err(CuError::NOT_SUPPORTED);
+        }
+        let module = self.load(device).map(Arc::new);
+        // What else goes wrong may go better next time: memory can be freed, a link be restored.
+        let lasting = [CuError::NO_BINARY_FOR_GPU, CuError::INVALID_IMAGE, CuError::INVALID_PTX];
+        if module.as_ref().map_or_else(|error| lasting.contains(error), |_| true) {
+            modules.insert(device.ordinal, module.clone());
+        }
+        module
+    }
+
+    fn load(&self, device: &Device) -> CuResult<Module> {
+        let session = device.session()?;
+        let own = self.images.own();
+        // A program compiled with -rdc=true: the linked image is ELF only, for some architectures; what a device of
+        // another one runs is linked from the parts.
+        let loaded = match own {
+            Some(own) => match session.load_module(vec![own]) {
+                Err(CuError::NO_BINARY_FOR_GPU) if !self.images.parts().is_empty() => {
+                    session.load_module(self.images.parts())
+                }
+                other => other,
+            },
+            None => session.load_module(self.images.parts()),
+        };
+        let (handle, facts) = loaded.inspect_err(|error| {
+            log::error(format_args!("device {}: a module cannot be loaded: {error}", device.ordinal));
+        })?;
+        log::info(format_args!(
+            "device {}: module with {} kernels and {} variables",
+            device.ordinal,
+            facts.functions.len(),
+            facts.globals.len()
+        ));
+        let functions =
+            facts.functions.into_iter().map(|function| (function.name.clone(), Arc::new(function)));
+        let globals = facts.globals.into_iter().map(|global| (global.name.clone(), global));
+        Ok(Module { handle, functions: functions.collect(), globals: globals.collect() })
+    }
+}
+
+impl Kernel {
+    /// The handle that programs hold.
+    pub(crate) fn handle(&'static self) -> u64 {
+        std::ptr::from_ref(self).expose_provenance() as u64
+    }
+
+    /// The kernel on `device`; its module is loaded at the first call.
+    pub(crate) fn on(&self, device: &Device) -> CuResult<Arc<Function>> {
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = loaded.get(&device.ordinal) {
+            return Ok(function.clone());
+        }
+        drop(loaded);
+        let module = self.fatbin.module(device)?;
+        let name = self.name.to_string_lossy();
+        let facts = module.functions.get(&*name).ok_or(INVALID_DEVICE_FUNCTION)?;
+        let handle = device.session()?.function(module.handle, facts.clone())?;
+        let function = Arc::new(Function { handle, facts: facts.clone() });
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(loaded.entry(device.ordinal).or_insert(function).clone())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T: Default>(look: impl FnOnce(&Registry) -> T) -> T {
+    let registry = REGISTRY.read().unwrap_or_else(PoisonError::into_inner);
+    registry.as_ref().map(look).unwrap_or_default()
+}
+
+fn change<T>(change: impl FnOnce(&mut Registry) -> T) -> T {
+    let mut registry = REGISTRY.write().unwrap_or_else(PoisonError::into_inner);
+    change(registry.get_or_insert_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_found_by_its_stub_and_by_its_handle_until_its_fatbin_goes() {
+        let handle = add_fatbin(Images::of_bytes(b"own", &[]));
+        add_kernel(handle, 0x5000, c"_Z6vecadd");
+        let by_stub = kernel(std::ptr::without_provenance(0x5000)).unwrap();
+        let as_stub = std::ptr::with_exposed_provenance(usize::try_from(by_stub.handle()).unwrap());
+        assert!(std::ptr::eq(kernel(as_stub).unwrap(), by_stub));
+        assert_eq!(by_stub.name.as_c_str(), c"_Z6vecadd");
+        remove_fatbin(handle);
+        assert!(kernel(std::ptr::without_provenance(0x5000)).is_err());
+        remove_fatbin(handle);
+    }
+}

@@ -1,0 +1,373 @@
+//! Copies: which way a copy goes, and rectangles and boxes as runs of bytes.
+//!
+//! How bytes travel (captured, pulled, landing) is decided by the client crate, by host memory; see its `copy.rs`.
+
+use std::ffi::{c_int, c_void};
+
+use cuda_types::{CUdeviceptr, CuError, CuResult};
+use proto::MemoryCalls;
+use proto::param::Copy2D;
+
+use super::error::{INVALID_MEMCPY_DIRECTION, INVALID_PITCH_VALUE};
+use super::memory::host_span;
+use crate::edge::{Required, entries, twins};
+use crate::handles::{Resolved, resolve};
+use crate::state::{Device, devices};
+
+entries! {
+    /// Copies between two devices.
+    fn cudaMemcpyPeer(dst: u64, dst_device: c_int, src: u64, src_device: c_int, bytes: usize) {
+        let target = resolve(crate::edge::DefaultStream::Legacy, 0)?;
+        peer(&target, dst, dst_device, src, src_device, bytes)
+    }
+
+    /// Copies between two devices, in stream order.
+    fn cudaMemcpyPeerAsync(dst: u64, dst_device: c_int, src: u64, src_device: c_int, bytes: usize, stream: u64) {
+        let target = resolve(crate::edge::DefaultStream::Legacy, stream)?;
+        peer(&target, dst, dst_device, src, src_device, bytes)
+    }
+}
+
+twins! {
+    /// Copies bytes.
+    fn cudaMemcpy, cudaMemcpy_ptds(default; dst: u64, src: u64, bytes: usize, kind: c_int) {
+        copy(&resolve(default, 0)?, dst, src, bytes, kind, Timing::Sync)
+    }
+
+    /// Copies bytes in stream order.
+    fn cudaMemcpyAsync, cudaMemcpyAsync_ptsz(default; dst: u64, src: u64, bytes: usize, kind: c_int, stream: u64) {
+        copy(&resolve(default, stream)?, dst, src, bytes, kind, Timing::Async)
+    }
+
+    /// Copies a rectangle.
+    fn cudaMemcpy2D, cudaMemcpy2D_ptds(default; dst: u64, dst_pitch: usize, src: u64, src_pitch: usize, width: usize, height: usize, kind: c_int) {
+        let rectangle = Rectangle { dst, dst_pitch, src, src_pitch, width, height };
+        copy_2d(&resolve(default, 0)?, rectangle, kind, Timing::Sync)
+    }
+
+    /// Copies a rectangle in stream order.
+    fn cudaMemcpy2DAsync, cudaMemcpy2DAsync_ptsz(default; dst: u64, dst_pitch: usize, src: u64, src_pitch: usize, width: usize, height: usize, kind: c_int, stream: u64) {
+        let rectangle = Rectangle { dst, dst_pitch, src, src_pitch, width, height };
+        copy_2d(&resolve(default, stream)?, rectangle, kind, Timing::Async)
+    }
+
+    /// Copies a box.
+    fn cudaMemcpy3D, cudaMemcpy3D_ptds(default; parameters: Option<&Box3D>) {
+        copy_3d(&resolve(default, 0)?, parameters.required()?, Timing::Sync)
+    }
+
+    /// Copies a box in stream order.
+    fn cudaMemcpy3DAsync, cudaMemcpy3DAsync_ptsz(default; parameters: Option<&Box3D>, stream: u64) {
+        copy_3d(&resolve(default, stream)?, parameters.required()?, Timing::Async)
+    }
+}
+
+/// `cudaExtent`: bytes, rows, slices.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Extent {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) depth: usize,
+}
+
+/// `cudaPitchedPtr`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PitchedPointer {
+    pub(crate) address: u64,
+    pub(crate) pitch: usize,
+    /// Logical width in bytes.
+    pub(crate) width: usize,
+    /// Rows of a slice.
+    pub(crate) height: usize,
+}
+
+/// `cudaPos`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Position {
+    x: usize,
+    y: usize,
+    z: usize,
+}
+
+/// `cudaMemcpy3DParms`.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Box3D {
+    src_array: *const c_void,
+    src_position: Position,
+    src: PitchedPointer,
+    dst_array: *const c_void,
+    dst_position: Position,
+    dst: PitchedPointer,
+    extent: Extent,
+    kind: c_int,
+}
+
+/// Whether the caller may use host memory again when the call returns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Timing {
+    Sync,
+    Async,
+}
+
+/// Both ends of a copy, found.
+enum Way {
+    HostToHost,
+    ToDevice,
+    ToHost,
+    Within,
+    Between(&'static Device, &'static Device),
+}
+
+#[derive(Clone, Copy)]
+struct Rectangle {
+    dst: u64,
+    dst_pitch: usize,
+    src: u64,
+    src_pitch: usize,
+    width: usize,
+    height: usize,
+}
+
+/// Copies `bytes` bytes in the order of `target`'s stream.
+pub(crate) fn copy(
+    target: &Resolved,
+    dst: u64,
+    src: u64,
+    bytes: usize,
+    kind: c_int,
+    timing: Timing,
+) -> CuResult<()> {
+    if !(0..=4).contains(&kind) {
+        return Err(INVALID_MEMCPY_DIRECTION);
+    }
+    if bytes == 0 {
+        return target.session.check();
+    }
+    let way = way(target, dst, src, kind)?;
+    run(target, &way, dst, src, bytes, timing)
+}
+
+/// Which way a copy goes. `cudaMemcpyDefault` (4) asks the pointers; the others must agree with them.
+fn way(target: &Resolved, dst: u64, src: u64, kind: c_int) -> CuResult<Way> {
+    if dst == 0 || src == 0 {
+        target.session.check()?;
+        return Err(CuError::INVALID_VALUE);
+    }
+    let ends = (devices().holding(dst), devices().holding(src));
+    let way = match ends {
+        (None, None) => Way::HostToHost,
+        (Some(_), None) => Way::ToDevice,
+        (None, Some(_)) => Way::ToHost,
+        (Some(to), Some(from)) if to.ordinal == from.ordinal => Way::Within,
+        (Some(to), Some(from)) => Way::Between(to, from),
+    };
+    let agrees = match way {
+        Way::HostToHost => kind == 0 || kind == 4,
+        Way::ToDevice => kind == 1 || kind == 4,
+        Way::ToHost => kind == 2 || kind == 4,
+        Way::Within | Way::Between(..) => kind == 3 || kind == 4,
+    };
+    let same = |device: Option<&Device>| device.is_none_or(|device| device.ordinal == target.device.ordinal);
+    if agrees && (same(ends.0) && same(ends.1)) {
+        return Ok(way);
+    }
+    target.session.check()?;
+    match way {
+        _ if !agrees => Err(CuError::INVALID_VALUE),
+        // Memory of another device than the stream's: allowed (unified addressing), and seldom: goes by way of it.
+        Way::Between(..) => Ok(way),
+        _ => Err(CuError::INVALID_VALUE),
+    }
+}
+
+fn run(target: &Resolved, way: &Way, dst: u64, src: u64, bytes: usize, timing: Timing) -> CuResult<()> {
+    let session = &target.session;
+    let wait = timing == Timing::Sync;
+    match way {
+        Way::HostToHost => {
+            session.cuStreamSynchronize(target.stream)?;
+            let (from, to) = (pointer(src), pointer(dst).cast_mut());
+            // SAFETY: both ranges are the program's, mapped for `bytes` bytes (module doc of `edge`); they may
+            // overlap.
+            unsafe { std::ptr::copy(from.cast::<u8>(), to.cast::<u8>(), bytes) };
+            Ok(())
+        }
+        Way::ToDevice => {
+            session.copy_to_device(CUdeviceptr(dst), host_span(pointer(src), bytes), target.stream, wait)
+        }
+        Way::ToHost => {
+            session.copy_to_host(host_span(pointer(dst), bytes), CUdeviceptr(src), target.stream, wait)
+        }
+        Way::Within => {
+            session.check_range(CUdeviceptr(dst), bytes as u64)?;
+            session.check_range(CUdeviceptr(src), bytes as u64)?;
+            session.cuMemcpyDtoDAsync_v2(CUdeviceptr(dst), CUdeviceptr(src), bytes as u64, target.stream)
+        }
+        Way::Between(to, from) => between(target, to, from, dst, src, bytes),
+    }
+}
+
+/// Copies from one device to another by way of this process: the stream is waited for first, so that its earlier work
+/// is done, and the copy is over when the call returns.
+fn between(target: &Resolved, to: &Device, from: &Device, dst: u64, src: u64, bytes: usize) -> CuResult<()> {
+    const PART_BYTES: usize = 4 * 1024 * 1024;
+    target.session.cuStreamSynchronize(target.stream)?;
+    let (to, from) = (to.session()?, from.session()?);
+    to.check_range(CUdeviceptr(dst), bytes as u64)?;
+    from.check_range(CUdeviceptr(src), bytes as u64)?;
+    let mut part = vec![0_u8; bytes.min(PART_BYTES)];
+    let mut done = 0;
+    while done < bytes {
+        let length = part.len().min(bytes - done);
+        let span = host_span(part.as_mut_ptr().cast(), length);
+        from.copy_to_host(span, CUdeviceptr(src + done as u64), cuda_types::CUstream::NULL, true)?;
+        to.copy_to_device(CUdeviceptr(dst + done as u64), span, cuda_types::CUstream::NULL, true)?;
+        done += length;
+    }
+    to.cuStreamSynchronize(cuda_types::CUstream::NULL)
+}
+
+fn peer(
+    target: &Resolved,
+    dst: u64,
+    dst_device: c_int,
+    src: u64,
+    src_device: c_int,
+    bytes: usize,
+) -> CuResult<()> {
+    let (to, from) = (devices().get(dst_device)?, devices().get(src_device)?);
+    if bytes == 0 {
+        return target.session.check();
+    }
+    let holds = |device: &Device, address| {
+        devices().holding(address).is_some_and(|holder| holder.ordinal == device.ordinal)
+    };
+    if !holds(to, dst) || !holds(from, src) {
+        return Err(CuError::INVALID_VALUE);
+    }
+    if to.ordinal == from.ordinal && to.ordinal == target.device.ordinal {
+        return run(target, &Way::Within, dst, src, bytes, Timing::Async);
+    }
+    between(target, to, from, dst, src, bytes)
+}
+
+fn copy_2d(target: &Resolved, rectangle: Rectangle, kind: c_int, timing: Timing) -> CuResult<()> {
+    let Rectangle { dst, dst_pitch, src, src_pitch, width, height } = rectangle;
+    if !(0..=4).contains(&kind) {
+        return Err(INVALID_MEMCPY_DIRECTION);
+    }
+    if width == 0 || height == 0 {
+        return target.session.check();
+    }
+    if dst_pitch < width || src_pitch < width {
+        return Err(INVALID_PITCH_VALUE);
+    }
+    let span = |pitch: usize| pitch.checked_mul(height - 1).and_then(|rows| rows.checked_add(width));
+    let dst_bytes = span(dst_pitch).ok_or(CuError::INVALID_VALUE)?;
+    let src_bytes = span(src_pitch).ok_or(CuError::INVALID_VALUE)?;
+    let way = way(target, dst, src, kind)?;
+    if height == 1 || (dst_pitch == width && src_pitch == width) {
+        return run(target, &way, dst, src, dst_bytes, timing);
+    }
+    match way {
+        Way::Within => {
+            target.session.check_range(CUdeviceptr(dst), dst_bytes as u64)?;
+            target.session.check_range(CUdeviceptr(src), src_bytes as u64)?;
+            let copy = Copy2D {
+                dst: CUdeviceptr(dst),
+                dst_pitch: dst_pitch as u64,
+                src: CUdeviceptr(src),
+                src_pitch: src_pitch as u64,
+                width: width as u64,
+                height: height as u64,
+            };
+            target.session.cuMemcpy2DAsync_v2(copy, target.stream)
+        }
+        // Reading row by row would be a round trip each; the gaps between are read along where they are small.
+        Way::ToHost if src_pitch <= 4 * width => {
+            let mut rows = vec![0_u8; src_bytes];
+            let span = host_span(rows.as_mut_ptr().cast(), src_bytes);
+            target.session.copy_to_host(span, CUdeviceptr(src), target.stream, true)?;
+            for row in 0..height {
+                let to = pointer(dst + (row * dst_pitch) as u64).cast_mut().cast::<u8>();
+                let from = &rows[row * src_pitch..][..width];
+                // SAFETY: a row of the program's rectangle (module doc of `edge`).
+                unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, width) };
+            }
+            Ok(())
+        }
+        _ => (0..height).try_for_each(|row| {
+            let (to, from) = (dst + (row * dst_pitch) as u64, src + (row * src_pitch) as u64);
+            run(target, &way, to, from, width, timing)
+        }),
+    }
+}
+
+fn copy_3d(target: &Resolved, parameters: &Box3D, timing: Timing) -> CuResult<()> {
+    let Box3D { src, dst, src_position, dst_position, extent, kind, .. } = *parameters;
+    if !parameters.src_array.is_null() || !parameters.dst_array.is_null() {
+        crate::log::warn(format_args!("cudaMemcpy3D: CUDA arrays are not supported"));
+        return Err(CuError::NOT_SUPPORTED);
+    }
+    if extent.width == 0 || extent.height == 0 || extent.depth == 0 {
+        return target.session.check();
+    }
+    for slice in 0..extent.depth {
+        let rectangle = Rectangle {
+            dst: place(&dst, dst_position, slice)?,
+            dst_pitch: dst.pitch,
+            src: place(&src, src_position, slice)?,
+            src_pitch: src.pitch,
+            width: extent.width,
+            height: extent.height,
+        };
+        copy_2d(target, rectangle, kind, timing)?;
+    }
+    Ok(())
+}
+
+/// Where `slice` of a box begins.
+fn place(pointer: &PitchedPointer, position: Position, slice: usize) -> CuResult<u64> {
+    let rows = position.z.checked_add(slice).and_then(|slices| slices.checked_mul(pointer.height));
+    let rows = rows.and_then(|rows| rows.checked_add(position.y));
+    let offset =
+        rows.and_then(|rows| rows.checked_mul(pointer.pitch)).and_then(|bytes| bytes.checked_add(position.x));
+    let address = offset.and_then(|offset| pointer.address.checked_add(offset as u64));
+    address.filter(|_| pointer.address != 0).ok_or(CuError::INVALID_VALUE)
+}
+
+/// A host address as the pointer that the program gave.
+fn pointer(address: u64) -> *const c_void {
+    // u64 and usize are the same on the platforms that have CUDA.
+    std::ptr::with_exposed_provenance(usize::try_from(address).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn structures_have_the_layout_of_the_header() {
+        assert_eq!(size_of::<Box3D>(), 160);
+        assert_eq!(std::mem::offset_of!(Box3D, src), 32);
+        assert_eq!(std::mem::offset_of!(Box3D, dst_array), 64);
+        assert_eq!(std::mem::offset_of!(Box3D, dst), 96);
+        assert_eq!(std::mem::offset_of!(Box3D, extent), 128);
+        assert_eq!(std::mem::offset_of!(Box3D, kind), 152);
+        assert_eq!(size_of::<PitchedPointer>(), 32);
+    }
+
+    #[test]
+    fn a_place_in_a_box_counts_slices_rows_and_bytes() {
+        let pointer = PitchedPointer { address: 0x1000, pitch: 512, width: 100, height: 10 };
+        let position = Position { x: 3, y: 2, z: 1 };
+        assert_eq!(place(&pointer, position, 0), Ok(0x1000 + 12 * 512 + 3));
+        assert_eq!(place(&pointer, position, 1), Ok(0x1000 + 22 * 512 + 3));
+        let far = Position { x: 0, y: 0, z: usize::MAX };
+        assert_eq!(place(&pointer, far, 1), Err(CuError::INVALID_VALUE));
+    }
+}

@@ -1,0 +1,266 @@
+//! Launches: the configuration between `<<<` and the stub, and the values of the parameters.
+//!
+//! The program hands over `void** args`, one pointer per parameter, and no sizes. Those come from the facts of the
+//! loaded module, by ordinal; a value travels as its bytes, the device lays them out as its own ABI wants.
+
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+
+use client::LaunchRefusal;
+use cuda_types::{CuError, CuResult, Dim3};
+
+use super::error::{self, INVALID_CONFIGURATION, MISSING_CONFIGURATION};
+use crate::config::config;
+use crate::edge::{DefaultStream, Out, Required, entries, twins};
+use crate::handles::resolve;
+use crate::registry::{self, Kernel};
+use crate::state::{self, LaunchConfiguration};
+
+entries! {
+    /// Hands the configuration kept last to the kernel's stub.
+    fn __cudaPopCallConfiguration(grid: Out<'_, Dim3>, block: Out<'_, Dim3>, shared: Out<'_, usize>, stream: Out<'_, u64>) {
+        let (grid, block) = (grid.required()?, block.required()?);
+        let (shared, stream) = (shared.required()?, stream.required()?);
+        let configuration = state::pop_configuration().ok_or(MISSING_CONFIGURATION)?;
+        grid.write(configuration.grid);
+        block.write(configuration.block);
+        shared.write(configuration.shared_bytes);
+        stream.write(configuration.stream);
+        Ok(())
+    }
+
+    /// Finds the kernel behind a host stub.
+    fn __cudaGetKernel(kernel: Out<'_, u64>, stub: *const c_void) {
+        kernel.required()?.write(registry::kernel(stub)?.handle());
+        Ok(())
+    }
+
+    /// Finds the kernel behind a host stub.
+    fn cudaGetKernel(kernel: Out<'_, u64>, stub: *const c_void) {
+        kernel.required()?.write(registry::kernel(stub)?.handle());
+        Ok(())
+    }
+}
+
+twins! {
+    /// Starts a kernel by its handle.
+    fn __cudaLaunchKernel, __cudaLaunchKernel_ptsz(default; kernel: *const c_void, grid: Dim3, block: Dim3, args: *const *const c_void, shared: usize, stream: u64) {
+        launch(default, kernel, grid, block, args, shared, stream, Kind::Plain)
+    }
+
+    /// Starts a kernel by its host stub.
+    fn cudaLaunchKernel, cudaLaunchKernel_ptsz(default; stub: *const c_void, grid: Dim3, block: Dim3, args: *const *const c_void, shared: usize, stream: u64) {
+        launch(default, stub, grid, block, args, shared, stream, Kind::Plain)
+    }
+
+    /// Starts a kernel whose blocks are all resident at once.
+    fn cudaLaunchCooperativeKernel, cudaLaunchCooperativeKernel_ptsz(default; stub: *const c_void, grid: Dim3, block: Dim3, args: *const *const c_void, shared: usize, stream: u64) {
+        launch(default, stub, grid, block, args, shared, stream, Kind::Cooperative)
+    }
+
+    /// Starts a kernel with attributes.
+    fn cudaLaunchKernelExC, cudaLaunchKernelExC_ptsz(default; configuration: Option<&LaunchConfig>, stub: *const c_void, args: *const *const c_void) {
+        let configuration = configuration.required()?;
+        let kind = configuration.kind()?;
+        let LaunchConfig { grid, block, shared_bytes, stream, .. } = *configuration;
+        launch(default, stub, grid, block, args, shared_bytes, stream, kind)
+    }
+}
+
+/// Keeps a configuration for the stub that is called next; 0 means that the stub is to be called.
+pub(crate) extern "C" fn __cudaPushCallConfiguration(
+    grid: Dim3,
+    block: Dim3,
+    shared_bytes: usize,
+    stream: u64,
+) -> u32 {
+    error::answer("__cudaPushCallConfiguration", || {
+        state::push_configuration(LaunchConfiguration { grid, block, shared_bytes, stream });
+        Ok(())
+    })
+}
+
+/// `cudaLaunchConfig_t`.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct LaunchConfig {
+    grid: Dim3,
+    block: Dim3,
+    shared_bytes: usize,
+    stream: u64,
+    attributes: *const LaunchAttribute,
+    attribute_count: u32,
+}
+
+/// `cudaLaunchAttribute`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LaunchAttribute {
+    id: u32,
+    pad: u32,
+    value: [u32; 16],
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Plain,
+    Cooperative,
+}
+
+impl LaunchConfig {
+    /// What the attributes ask for; `NOT_SUPPORTED` for what would change the result.
+    fn kind(&self) -> CuResult<Kind> {
+        let count = usize::try_from(self.attribute_count).map_err(|_| CuError::INVALID_VALUE)?;
+        if count == 0 {
+            return Ok(Kind::Plain);
+        }
+        if self.attributes.is_null() {
+            return Err(CuError::INVALID_VALUE);
+        }
+        // SAFETY: the caller's array of `attribute_count` attributes (module doc of `edge`).
+        let attributes = unsafe { std::slice::from_raw_parts(self.attributes, count) };
+        let mut kind = Kind::Plain;
+        for attribute in attributes {
+            match (attribute.id, attribute.value) {
+                (ATTRIBUTE_COOPERATIVE, [on, ..]) if on != 0 => kind = Kind::Cooperative,
+                (ATTRIBUTE_COOPERATIVE, _) => {}
+                (ATTRIBUTE_CLUSTER_DIMENSION, [1, 1, 1, ..]) => {}
+                (id, _) if HINTS.contains(&id) => {}
+                (id, _) => {
+                    crate::log::warn(format_args!(
+                        "cudaLaunchKernelExC: launch attribute {id} is not supported"
+                    ));
+                    return Err(CuError::NOT_SUPPORTED);
+                }
+            }
+        }
+        Ok(kind)
+    }
+}
+
+const ATTRIBUTE_COOPERATIVE: u32 = 2;
+const ATTRIBUTE_CLUSTER_DIMENSION: u32 = 4;
+
+/// Attributes that may speed a launch up and never change what it does: ignore, access policy, synchronization
+/// policy, programmatic serialization (it permits an overlap), priority, memory domains, carve-out.
+const HINTS: [u32; 8] = [0, 1, 3, 6, 8, 9, 10, 14];
+
+#[expect(clippy::too_many_arguments, reason = "the parameters of cuLaunchKernel")]
+fn launch(
+    default: DefaultStream,
+    stub: *const c_void,
+    grid: Dim3,
+    block: Dim3,
+    args: *const *const c_void,
+    shared: usize,
+    stream: u64,
+    kind: Kind,
+) -> CuResult<()> {
+    let kernel: &Kernel = registry::kernel(stub)?;
+    let target = resolve(default, stream)?;
+    let function = kernel.on(target.device)?;
+    // SAFETY: the caller's array has one pointer per parameter of this kernel (CUDA Runtime API, cudaLaunchKernel).
+    let values = unsafe { values(&function.facts.parameters, args) }?;
+    let shared = u32::try_from(shared).map_err(|_| CuError::INVALID_VALUE)?;
+    let cooperative = kind == Kind::Cooperative;
+    let asked = client::launch::LaunchConfig {
+        grid,
+        block,
+        shared_bytes: shared,
+        stream: target.stream,
+        cooperative,
+    };
+    let session = &target.session;
+    session.launch(function.handle, &asked, &values).map_err(|refusal| match refusal {
+        LaunchRefusal::Configuration => INVALID_CONFIGURATION,
+        other => other.into(),
+    })?;
+    if config().launch_blocking { session.cuStreamSynchronize(target.stream) } else { Ok(()) }
+}
+
+/// The parameter values by ordinal, one behind the other.
+///
+/// # Safety
+/// `args` is NULL or has one pointer per entry of `sizes`, each to a value of that size.
+unsafe fn values(sizes: &[u32], args: *const *const c_void) -> CuResult<Vec<u8>> {
+    if !sizes.is_empty() && args.is_null() {
+        return Err(CuError::INVALID_VALUE);
+    }
+    let mut values: Vec<u8> = Vec::with_capacity(sizes.iter().map(|size| *size as usize).sum());
+    for (ordinal, size) in sizes.iter().enumerate() {
+        // SAFETY: `args` has an entry for every size.
+        let value = unsafe { args.add(ordinal).read() };
+        if value.is_null() {
+            return Err(CuError::INVALID_VALUE);
+        }
+        // SAFETY: the value of this parameter has `size` bytes; padding inside it may be uninitialised, so it is
+        // copied as such.
+        let bytes = unsafe { std::slice::from_raw_parts(value.cast::<MaybeUninit<u8>>(), *size as usize) };
+        let room = values.len();
+        values.reserve(bytes.len());
+        // SAFETY: reserved above; the bytes are those of the caller's value, whatever its padding holds.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr().cast(), values.as_mut_ptr().add(room), bytes.len());
+            values.set_len(room + bytes.len());
+        }
+    }
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn structures_have_the_layout_of_the_header() {
+        assert_eq!(size_of::<LaunchConfig>(), 56);
+        assert_eq!(std::mem::offset_of!(LaunchConfig, shared_bytes), 24);
+        assert_eq!(std::mem::offset_of!(LaunchConfig, attributes), 40);
+        assert_eq!(std::mem::offset_of!(LaunchConfig, attribute_count), 48);
+        assert_eq!((size_of::<LaunchAttribute>(), std::mem::offset_of!(LaunchAttribute, value)), (72, 8));
+    }
+
+    #[test]
+    fn values_are_read_by_ordinal_with_the_sizes_of_the_module() {
+        let (a, b, c) = (1_u8, 0x0506_0708_u32, [9_u16, 10, 11]);
+        let args: [*const c_void; 3] = [(&raw const a).cast(), (&raw const b).cast(), (&raw const c).cast()];
+        // SAFETY: three pointers, to one, four and six bytes.
+        let values = unsafe { super::values(&[1, 4, 6], args.as_ptr()) }.unwrap();
+        assert_eq!(values, [1, 8, 7, 6, 5, 9, 0, 10, 0, 11, 0]);
+        // SAFETY: no parameters, so nothing is read.
+        assert_eq!(unsafe { super::values(&[], std::ptr::null()) }, Ok(vec![]));
+        // SAFETY: NULL is allowed.
+        assert_eq!(unsafe { super::values(&[4], std::ptr::null()) }, Err(CuError::INVALID_VALUE));
+    }
+
+    #[test]
+    fn configurations_are_a_stack_per_thread() {
+        let dim = |x| Dim3 { x, y: 1, z: 1 };
+        assert_eq!(__cudaPushCallConfiguration(dim(1), dim(2), 3, 4), 0);
+        assert_eq!(__cudaPushCallConfiguration(dim(5), dim(6), 7, 8), 0);
+        assert_eq!(state::pop_configuration().map(|top| (top.grid.x, top.stream)), Some((5, 8)));
+        assert!(std::thread::spawn(state::pop_configuration).join().unwrap().is_none());
+        assert_eq!(state::pop_configuration().map(|top| top.shared_bytes), Some(3));
+        assert_eq!(__cudaPopCallConfiguration(None, None, None, None), 1);
+    }
+
+    #[test]
+    fn hints_are_ignored_and_what_would_change_the_result_is_refused() {
+        let with = |attributes: &[LaunchAttribute]| {
+            let dim = Dim3 { x: 1, y: 1, z: 1 };
+            let attribute_count = u32::try_from(attributes.len()).unwrap();
+            let attributes = attributes.as_ptr();
+            LaunchConfig { grid: dim, block: dim, shared_bytes: 0, stream: 0, attributes, attribute_count }
+                .kind()
+        };
+        let attribute = |id, first: [u32; 3]| {
+            let mut value = [0; 16];
+            value[..3].copy_from_slice(&first);
+            LaunchAttribute { id, pad: 0, value }
+        };
+        assert_eq!(with(&[]), Ok(Kind::Plain));
+        assert_eq!(with(&[attribute(2, [1, 0, 0])]), Ok(Kind::Cooperative));
+        assert_eq!(with(&[attribute(6, [1, 0, 0]), attribute(4, [1, 1, 1])]), Ok(Kind::Plain));
+        assert_eq!(with(&[attribute(4, [2, 1, 1])]), Err(CuError::NOT_SUPPORTED));
+    }
+}

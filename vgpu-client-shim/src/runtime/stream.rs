@@ -1,0 +1,174 @@
+//! Streams: the default ones and the program's own.
+
+use std::ffi::{c_int, c_void};
+
+use cuda_types::{CuError, CuResult};
+use proto::StreamCalls;
+use std::sync::atomic::Ordering;
+
+use crate::edge::{DefaultStream, Out, Required, entries, twins};
+use crate::handles::{self, EVENTS, STREAMS, Stream, resolve};
+use crate::state::devices;
+
+/// `cudaStreamNonBlocking`.
+const NON_BLOCKING: u32 = 1;
+
+entries! {
+    /// Makes a stream.
+    fn cudaStreamCreate(stream: Out<'_, u64>) {
+        create(stream, 0, 0)
+    }
+
+    /// Makes a stream; flag 1 = it does not synchronize with the legacy default stream.
+    fn cudaStreamCreateWithFlags(stream: Out<'_, u64>, flags: u32) {
+        create(stream, flags, 0)
+    }
+
+    /// Makes a stream with a priority, which is clamped to the device's range.
+    fn cudaStreamCreateWithPriority(stream: Out<'_, u64>, flags: u32, priority: c_int) {
+        create(stream, flags, priority)
+    }
+
+    /// Ends a stream; what it still has to do is done.
+    fn cudaStreamDestroy(stream: u64) {
+        // The default streams belong to nobody.
+        let stream = STREAMS.remove(stream)?;
+        handles::device(stream.ordinal)?.session()?.cuStreamDestroy(stream.name)
+    }
+}
+
+twins! {
+    /// Waits until the stream's work is done.
+    fn cudaStreamSynchronize, cudaStreamSynchronize_ptsz(default; stream: u64) {
+        let target = resolve(default, stream)?;
+        target.session.cuStreamSynchronize(target.stream)
+    }
+
+    /// Whether the stream's work is done.
+    fn cudaStreamQuery, cudaStreamQuery_ptsz(default; stream: u64) {
+        let target = resolve(default, stream)?;
+        target.session.cuStreamQuery(target.stream)
+    }
+
+    /// Later work of the stream waits for the event's last recording.
+    fn cudaStreamWaitEvent, cudaStreamWaitEvent_ptsz(default; stream: u64, event: u64, flags: u32) {
+        let target = resolve(default, stream)?;
+        let event = EVENTS.get(event)?;
+        if flags != 0 {
+            return Err(if flags == 1 { CuError::NOT_SUPPORTED } else { CuError::INVALID_VALUE });
+        }
+        if !event.recorded.load(Ordering::Acquire) {
+            return target.session.check();
+        }
+        if event.ordinal == target.device.ordinal {
+            return target.session.cuStreamWaitEvent(target.stream, event.name, 0);
+        }
+        let other = handles::device(event.ordinal)?.session()?;
+        target.session.wait_for_other_device(target.stream, &other, event.name)
+    }
+
+    /// The flags that the stream was made with.
+    fn cudaStreamGetFlags, cudaStreamGetFlags_ptsz(default; stream: u64, flags: Out<'_, u32>) {
+        let found = describe(default, stream)?.flags;
+        flags.required()?.write(found);
+        Ok(())
+    }
+
+    /// The priority that the stream has.
+    fn cudaStreamGetPriority, cudaStreamGetPriority_ptsz(default; stream: u64, priority: Out<'_, c_int>) {
+        let found = describe(default, stream)?.priority;
+        priority.required()?.write(found);
+        Ok(())
+    }
+
+    /// A number that no other stream of the process has.
+    fn cudaStreamGetId, cudaStreamGetId_ptsz(default; stream: u64, id: Out<'_, u64>) {
+        let target = resolve(default, stream)?;
+        let id = id.required()?;
+        // Handles are unique and never given out twice; a default stream is unique with its device.
+        let own = if stream > 2 { stream } else { target.stream.0 << 8 | target.device.ordinal as u64 };
+        id.write(own);
+        Ok(())
+    }
+
+    /// The device of the stream.
+    fn cudaStreamGetDevice, cudaStreamGetDevice_ptsz(default; stream: u64, device: Out<'_, c_int>) {
+        let ordinal = describe(default, stream)?.ordinal;
+        device.required()?.write(c_int::try_from(ordinal).map_err(|_| CuError::UNKNOWN)?);
+        Ok(())
+    }
+
+    /// Whether the stream is being captured: capture is not supported, so it never is.
+    fn cudaStreamIsCapturing, cudaStreamIsCapturing_ptsz(default; stream: u64, status: Out<'_, u32>) {
+        resolve(default, stream)?;
+        status.required()?.write(0);
+        Ok(())
+    }
+
+    /// Runs a host function in stream order, on a thread of ours; it must not call CUDA.
+    fn cudaLaunchHostFunc, cudaLaunchHostFunc_ptsz(default; stream: u64, function: Option<HostFunction>, data: *mut c_void) {
+        let function = function.required()?;
+        let target = resolve(default, stream)?;
+        let data = SendData(data);
+        target.session.launch_host_function(target.stream, Box::new(move |error| {
+            // CUDA Runtime API, cudaLaunchHostFunc: not called after an error in the context.
+            if error == 0 {
+                let data = data;
+                // SAFETY: the function and data that the program gave, once, in stream order.
+                unsafe { function(data.0) };
+            }
+        }))
+    }
+
+    /// Runs a callback in stream order, also after an error, which it is told.
+    fn cudaStreamAddCallback, cudaStreamAddCallback_ptsz(default; stream: u64, callback: Option<Callback>, data: *mut c_void, flags: u32) {
+        let callback = callback.required()?;
+        if flags != 0 {
+            return Err(CuError::INVALID_VALUE);
+        }
+        let target = resolve(default, stream)?;
+        let data = SendData(data);
+        target.session.launch_host_function(target.stream, Box::new(move |error| {
+            let data = data;
+            // SAFETY: the callback and data that the program gave, once, in stream order.
+            unsafe { callback(stream, error, data.0) };
+        }))
+    }
+}
+
+/// `cudaHostFn_t`.
+type HostFunction = unsafe extern "C" fn(*mut c_void);
+/// `cudaStreamCallback_t`.
+type Callback = unsafe extern "C" fn(u64, u32, *mut c_void);
+
+/// What the program wants back in its host function; only passed on.
+#[derive(Clone, Copy)]
+struct SendData(*mut c_void);
+
+// SAFETY: never looked at on this side; the program gave it for a function that runs on another thread.
+unsafe impl Send for SendData {}
+
+fn create(stream: Out<'_, u64>, flags: u32, priority: c_int) -> CuResult<()> {
+    let stream = stream.required()?;
+    if flags & !NON_BLOCKING != 0 {
+        return Err(CuError::INVALID_VALUE);
+    }
+    let device = devices().current()?;
+    let (lowest, highest) = device.facts()?.stream_priorities;
+    // Greater numbers mean lower priorities.
+    let priority = priority.min(lowest.max(highest)).max(highest.min(lowest));
+    let name = device.session()?.cuStreamCreateWithPriority(flags, priority)?;
+    stream.write(STREAMS.insert(Stream { ordinal: device.ordinal, name, flags, priority }));
+    Ok(())
+}
+
+/// What the program may ask about a stream.
+fn describe(default: DefaultStream, stream: u64) -> CuResult<Stream> {
+    let target = resolve(default, stream)?;
+    match STREAMS.get(stream) {
+        Ok(own) => {
+            Ok(Stream { ordinal: own.ordinal, name: own.name, flags: own.flags, priority: own.priority })
+        }
+        Err(_) => Ok(Stream { ordinal: target.device.ordinal, name: target.stream, flags: 0, priority: 0 }),
+    }
+}

@@ -1,0 +1,68 @@
+//! Variables of modules: addresses, sizes, copies by symbol.
+
+use std::ffi::{c_int, c_void};
+
+use cuda_types::{CuError, CuResult};
+
+use super::copy::{Timing, copy};
+use crate::edge::{Out, Required, entries, twins};
+use crate::handles::{Resolved, resolve};
+use crate::registry;
+use crate::state::devices;
+
+entries! {
+    /// Where a variable lies on the current device.
+    fn cudaGetSymbolAddress(pointer: Out<'_, u64>, symbol: *const c_void) {
+        let pointer = pointer.required()?;
+        pointer.write(registry::variable(symbol, devices().current()?)?.0);
+        Ok(())
+    }
+
+    /// The size of a variable.
+    fn cudaGetSymbolSize(bytes: Out<'_, usize>, symbol: *const c_void) {
+        let bytes = bytes.required()?;
+        let (_, size) = registry::variable(symbol, devices().current()?)?;
+        bytes.write(usize::try_from(size).map_err(|_| CuError::UNKNOWN)?);
+        Ok(())
+    }
+}
+
+twins! {
+    /// Copies to a variable.
+    fn cudaMemcpyToSymbol, cudaMemcpyToSymbol_ptds(default; symbol: *const c_void, src: u64, bytes: usize, offset: usize, kind: c_int) {
+        let target = resolve(default, 0)?;
+        let variable = part(&target, symbol, bytes, offset)?;
+        copy(&target, variable, src, bytes, kind, Timing::Sync)
+    }
+
+    /// Copies to a variable in stream order.
+    fn cudaMemcpyToSymbolAsync, cudaMemcpyToSymbolAsync_ptsz(default; symbol: *const c_void, src: u64, bytes: usize, offset: usize, kind: c_int, stream: u64) {
+        let target = resolve(default, stream)?;
+        let variable = part(&target, symbol, bytes, offset)?;
+        copy(&target, variable, src, bytes, kind, Timing::Async)
+    }
+
+    /// Copies from a variable.
+    fn cudaMemcpyFromSymbol, cudaMemcpyFromSymbol_ptds(default; dst: u64, symbol: *const c_void, bytes: usize, offset: usize, kind: c_int) {
+        let target = resolve(default, 0)?;
+        let variable = part(&target, symbol, bytes, offset)?;
+        copy(&target, dst, variable, bytes, kind, Timing::Sync)
+    }
+
+    /// Copies from a variable in stream order.
+    fn cudaMemcpyFromSymbolAsync, cudaMemcpyFromSymbolAsync_ptsz(default; dst: u64, symbol: *const c_void, bytes: usize, offset: usize, kind: c_int, stream: u64) {
+        let target = resolve(default, stream)?;
+        let variable = part(&target, symbol, bytes, offset)?;
+        copy(&target, dst, variable, bytes, kind, Timing::Async)
+    }
+}
+
+/// Where `bytes` bytes from `offset` of a variable lie; they must lie inside it.
+fn part(target: &Resolved, symbol: *const c_void, bytes: usize, offset: usize) -> CuResult<u64> {
+    let (address, size) = registry::variable(symbol, target.device)?;
+    let end = offset.checked_add(bytes).ok_or(CuError::INVALID_VALUE)?;
+    if end as u64 > size {
+        return Err(CuError::INVALID_VALUE);
+    }
+    Ok(address + offset as u64)
+}
