@@ -3,8 +3,9 @@
 //! cudarc finds its library by the loader, so each test starts itself again with `LD_LIBRARY_PATH` at a folder that
 //! holds both names of a driver.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -13,10 +14,21 @@ use nvidia::NvidiaGpu;
 use nvidia::api::Api;
 use proto::{ContextCalls, Device, EventCalls, MemoryCalls, StreamCalls};
 
-/// The library that cargo has built for this test.
-fn library() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its file");
-    test.parent().expect("it lies in a folder").join("libsoft_cuda.so")
+/// The library. `cargo test` does not build a cdylib that no test links, so it is built here.
+fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let mut build = Command::new(env!("CARGO"));
+        build
+            .args(["build", "--quiet", "--package", "soft-gpu-cuda"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        assert!(
+            build.status().expect("cargo runs, it has started this test").success(),
+            "the library does not build"
+        );
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp has a parent");
+        target.join("debug/libsoft_cuda.so")
+    })
 }
 
 /// Runs `body` in a process where the software GPU is the only driver.
