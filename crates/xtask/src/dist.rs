@@ -73,4 +73,11 @@ const PRODUCTS: &[Product] = &[
         path: "lib/libcudart.so.13",
         links: &[],
     },
+    Product {
+        package: "soft-gpu-cuda",
+        artifact: "libsoft_cuda.so",
+        path: "lib/soft/libcuda.so.1",
+        // Programs that use cudarc look for this name first.
+        links: &["libcuda.so"],
+    },
 ];
