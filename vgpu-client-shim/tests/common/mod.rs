@@ -76,6 +76,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server and waits until it serves. `folder` lives as long as the server.
     pub(crate) fn start(folder: &Path, driver: &str) -> Server {
+        Server::try_start(folder, driver).expect("the server serves this driver")
+    }
+
+    /// The same; `None` if the server does not know the driver or finds no device.
+    pub(crate) fn try_start(folder: &Path, driver: &str) -> Option<Server> {
         let socket = folder.join("server.sock");
         let program = shim_folder().parent().expect("shim lies in target/<profile>").join("vgpu-server");
         let port = free_port().to_string();
@@ -85,7 +90,11 @@ impl Server {
         let mut first = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("piped above"));
         stdout.read_line(&mut first).expect("the server prints what it serves");
-        assert!(first.contains("Serving"), "{first}");
+        if !first.contains("Serving") {
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
         // The socket file appears with the line that was just read, or shortly after.
         for _ in 0..200 {
             if socket.exists() {
@@ -93,7 +102,7 @@ impl Server {
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        Server { child, list: format!("unix:{}", socket.display()) }
+        Some(Server { child, list: format!("unix:{}", socket.display()) })
     }
 
     /// The process, to end it in the middle of something.
