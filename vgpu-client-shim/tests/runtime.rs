@@ -332,3 +332,55 @@ fn a_structure_that_is_answered_by_value_is_whole() {
         int main(void) { struct D d = cudaCreateChannelDesc(1, 2, 3, 4, 5); TRUE(d.x == 1 && d.w == 4 && d.f == 5); puts("done"); return 0; }"#,
     );
 }
+
+/// Listens like a server and answers every connection with `bytes`, or closes it, or says nothing.
+fn impostor(answer: Option<Vec<u8>>) -> String {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            match &answer {
+                // Kept open: the client waits for a greeting that never comes.
+                None => kept.push(stream),
+                Some(bytes) => {
+                    let mut hello = [0; 4096];
+                    let _ = stream.read(&mut hello);
+                    let _ = stream.write_all(bytes);
+                }
+            }
+        }
+    });
+    format!("127.0.0.1@{port}")
+}
+
+#[test]
+fn whatever_else_answers_at_the_address_is_one_clear_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let refusal =
+        proto::handshake::Refusal { reason: "the client speaks protocol versions 1 to 1".to_owned() };
+    let cases = [
+        (None, "no greeting within"),
+        (
+            Some(b"HTTP/1.1 400 Bad Request\r\n\r\nand so on, for at least one header".to_vec()),
+            "does not answer as a vgpu server",
+        ),
+        (Some(Vec::new()), "closed"),
+        (Some(refusal.frame()), "protocol versions 1 to 1"),
+    ];
+    for (answer, words) in cases {
+        let address = impostor(answer);
+        let start = Instant::now();
+        let Some(ran) = run_c(folder.path(), 13, ASKS, &[("VGPU_SERVER", &address)]) else { return };
+        assert_eq!(ran.stdout, "100 0 cudaErrorNoDevice 0 0\n", "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains(words) && ran.stderr.contains("VGPU_SERVER"),
+            "{words:?}: {}",
+            ran.stderr
+        );
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+        assert!(start.elapsed() < Duration::from_secs(6), "{words}");
+    }
+}
