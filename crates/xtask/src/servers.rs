@@ -29,7 +29,7 @@ impl Servers {
             let mut command = mortal(&dist.join("bin/vgpu-server"));
             command.args(["-s", &id.to_string(), "-d", &id.to_string(), "--driver", driver]);
             command.args(["--port", &base_port.to_string(), "--drain-seconds", "1"]);
-            command.stdin(Stdio::null());
+            command.env("NO_COLOR", "1").stdin(Stdio::null());
             for stream in [Command::stdout, Command::stderr] {
                 stream(&mut command, file.try_clone().doing("sharing the servers' log")?);
             }
