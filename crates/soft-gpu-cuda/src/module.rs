@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 
+use cuda_types::attribute::FunctionAttribute;
 use cuda_types::{CUfunction, CUmodule, CuError, CuResult};
 use fatbin::{Image, cubin, header_len};
 
@@ -159,8 +160,18 @@ entries! {
         Ok(())
     }
 
+    /// What can be set is asked of the device; the rest came with the module.
     fn cuFuncGetAttribute(value: Out<c_int>, attribute: c_int, function: u64) {
-        value.set(current()?.device.cuFuncGetAttribute(CUfunction(function), attribute)?)
+        let opened = current()?;
+        if [FunctionAttribute::MAX_DYNAMIC_SHARED_SIZE_BYTES, FunctionAttribute::PREFERRED_SHARED_MEMORY_CARVEOUT]
+            .contains(&FunctionAttribute(attribute))
+        {
+            return value.set(opened.device.cuFuncGetAttribute(CUfunction(function), attribute)?);
+        }
+        let books = opened.books();
+        let attributes = &books.functions.get(&function).ok_or(CuError::INVALID_HANDLE)?.facts.attributes;
+        let known = usize::try_from(attribute).ok().and_then(|number| attributes.get(number));
+        value.set(*known.ok_or(CuError::INVALID_VALUE)?)
     }
 
     fn cuFuncSetAttribute(function: u64, attribute: c_int, value: c_int) {
