@@ -170,7 +170,7 @@ impl Device {
         let ordinal = u32::try_from(self.ordinal).map_err(|error| error.to_string())?;
         let environment = process::environment();
         let remote = Remote::connect(address.clone(), ordinal, environment, process::reserve)
-            .map_err(|error| format!("{named_by}: {address}: {error}"))?;
+            .map_err(|error| format!("{named_by}: {error}"))?;
         process::watch_fork_and_exit();
         log::info(format_args!("device {}: {} at {address}", self.ordinal, remote.facts().name));
         Ok(remote)

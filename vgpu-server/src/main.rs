@@ -12,7 +12,12 @@ fn main() -> ExitCode {
         eprintln!("vgpu-server: --log {:?}: {error}; logging at level info", options.log);
         tracing_subscriber::EnvFilter::new("info")
     });
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
     let outcome = if options.probe {
         daemon::probe::print_facts(&options)
     } else if options.worker {

@@ -37,4 +37,4 @@ pub use connect::ConnectError;
 pub use environment::Environment;
 pub use launch::LaunchRefusal;
 pub use remote::Remote;
-pub use session::Session;
+pub use session::{Session, Statistics};

@@ -52,6 +52,24 @@ pub struct Session {
     farewell: AtomicBool,
     /// Held while an allocation is placed and its chunk is mapped.
     pub(crate) allocating: Mutex<()>,
+    counters: Counters,
+}
+
+/// What a session has cost so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Calls that waited for a reply.
+    pub round_trips: u64,
+    /// Times that bytes were given to the link, and how many.
+    pub sends: u64,
+    pub bytes_sent: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    round_trips: AtomicU64,
+    sends: AtomicU64,
+    bytes_sent: AtomicU64,
 }
 
 /// The sending side.
@@ -108,6 +126,7 @@ impl Session {
             control_bytes: began.control_bytes,
             farewell: AtomicBool::new(false),
             allocating: Mutex::new(()),
+            counters: Counters::default(),
         });
         progress.watch(&session);
         Ok(session)
@@ -143,6 +162,15 @@ impl Session {
             self.state().sticky.get_or_insert(error);
             // The first error stays.
             let _ = self.broken.compare_exchange(0, error.0, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    /// What this session has cost so far, the greeting not counted.
+    pub fn statistics(&self) -> Statistics {
+        Statistics {
+            round_trips: self.counters.round_trips.load(Ordering::Relaxed),
+            sends: self.counters.sends.load(Ordering::Relaxed),
+            bytes_sent: self.counters.bytes_sent.load(Ordering::Relaxed),
         }
     }
 
@@ -191,6 +219,9 @@ impl Session {
     pub(crate) fn flush_with(&self, out: &mut Outgoing, parts: &[&[u8]]) -> CuResult<()> {
         let mut all = vec![&out.buffer[..]];
         all.extend(parts);
+        self.counters.sends.fetch_add(1, Ordering::Relaxed);
+        let bytes: usize = all.iter().map(|part| part.len()).sum();
+        self.counters.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
         let sent = self.link.send(&all);
         out.buffer.clear();
         out.announced = false;
@@ -442,6 +473,7 @@ impl Caller for Session {
             self.flush_locked(&mut out)?;
             call
         };
+        self.counters.round_trips.fetch_add(1, Ordering::Relaxed);
         let reply = self.wait_until(|state| state.replies.remove(&call.0))?;
         if reply.error != 0 {
             let error = CuError(reply.error);

@@ -8,10 +8,12 @@
 //! * [`servers`]: daemons that end when we do
 //! * [`launch`]: one program run on these servers, and what it said
 //! * [`demo`]: the samples under both MPIs, as a table
+//! * [`bench`]: the product beside raw sockets
 //! * [`checks`]: what continuous integration runs
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod checks;
 mod demo;
 mod dist;
@@ -44,6 +46,8 @@ enum Task {
     Demo(demo::Options),
     /// Formatting, lints, tests, dependency checks, the samples, and the negative control
     Test(checks::Options),
+    /// Measures the product beside raw sockets, on the null device, and prints a table
+    Bench,
 }
 
 fn main() -> ExitCode {
@@ -64,5 +68,6 @@ fn run(workspace: &Workspace, task: Task) -> Outcome {
         Task::Dist => dist::build(workspace, &toolchain::Toolchain::ready(workspace)?).map(|_| ()),
         Task::Demo(options) => demo::run(workspace, &options),
         Task::Test(options) => checks::run(workspace, &options),
+        Task::Bench => bench::run(workspace),
     }
 }

@@ -4,7 +4,7 @@
 
 use std::ffi::{c_int, c_void};
 
-use cuda_types::{CUdeviceptr, CuError, CuResult};
+use cuda_types::{CUdeviceptr, CUstream, CuError, CuResult};
 use proto::MemoryCalls;
 use proto::param::Copy2D;
 
@@ -116,9 +116,9 @@ pub(crate) enum Timing {
 /// Both ends of a copy, found.
 enum Way {
     HostToHost,
-    ToDevice,
-    ToHost,
-    Within,
+    ToDevice(&'static Device),
+    ToHost(&'static Device),
+    Within(&'static Device),
     Between(&'static Device, &'static Device),
 }
 
@@ -148,40 +148,42 @@ pub(crate) fn copy(
         return target.session.check();
     }
     let way = way(target, dst, src, kind)?;
-    run(target, &way, dst, src, bytes, timing)
+    on_its_device(target, &way, |target| run(target, &way, dst, src, bytes, timing))
 }
 
 /// Which way a copy goes. `cudaMemcpyDefault` (4) asks the pointers; the others must agree with them.
 fn way(target: &Resolved, dst: u64, src: u64, kind: c_int) -> CuResult<Way> {
+    target.session.check()?;
     if dst == 0 || src == 0 {
-        target.session.check()?;
         return Err(CuError::INVALID_VALUE);
     }
-    let ends = (devices().holding(dst), devices().holding(src));
-    let way = match ends {
+    let way = match (devices().holding(dst), devices().holding(src)) {
         (None, None) => Way::HostToHost,
-        (Some(_), None) => Way::ToDevice,
-        (None, Some(_)) => Way::ToHost,
-        (Some(to), Some(from)) if to.ordinal == from.ordinal => Way::Within,
+        (Some(to), None) => Way::ToDevice(to),
+        (None, Some(from)) => Way::ToHost(from),
+        (Some(to), Some(from)) if to.ordinal == from.ordinal => Way::Within(to),
         (Some(to), Some(from)) => Way::Between(to, from),
     };
-    let agrees = match way {
-        Way::HostToHost => kind == 0 || kind == 4,
-        Way::ToDevice => kind == 1 || kind == 4,
-        Way::ToHost => kind == 2 || kind == 4,
-        Way::Within | Way::Between(..) => kind == 3 || kind == 4,
+    let expected = match way {
+        Way::HostToHost => 0,
+        Way::ToDevice(_) => 1,
+        Way::ToHost(_) => 2,
+        Way::Within(_) | Way::Between(..) => 3,
     };
-    let same = |device: Option<&Device>| device.is_none_or(|device| device.ordinal == target.device.ordinal);
-    if agrees && (same(ends.0) && same(ends.1)) {
-        return Ok(way);
+    if kind == expected || kind == 4 { Ok(way) } else { Err(CuError::INVALID_VALUE) }
+}
+
+/// Runs a copy on the device whose memory it concerns, which unified addressing allows to be another than the
+/// stream's: the stream's earlier work is then waited for, and the copy is over when the call returns.
+fn on_its_device(target: &Resolved, way: &Way, run: impl FnOnce(&Resolved) -> CuResult<()>) -> CuResult<()> {
+    let (Way::ToDevice(device) | Way::ToHost(device) | Way::Within(device)) = way else { return run(target) };
+    if device.ordinal == target.device.ordinal {
+        return run(target);
     }
-    target.session.check()?;
-    match way {
-        _ if !agrees => Err(CuError::INVALID_VALUE),
-        // Memory of another device than the stream's: allowed (unified addressing), and seldom: goes by way of it.
-        Way::Between(..) => Ok(way),
-        _ => Err(CuError::INVALID_VALUE),
-    }
+    target.session.cuStreamSynchronize(target.stream)?;
+    let other = Resolved { device, session: device.session()?, stream: CUstream::NULL };
+    run(&other)?;
+    other.session.cuStreamSynchronize(CUstream::NULL)
 }
 
 fn run(target: &Resolved, way: &Way, dst: u64, src: u64, bytes: usize, timing: Timing) -> CuResult<()> {
@@ -196,13 +198,13 @@ fn run(target: &Resolved, way: &Way, dst: u64, src: u64, bytes: usize, timing: T
             unsafe { std::ptr::copy(from.cast::<u8>(), to.cast::<u8>(), bytes) };
             Ok(())
         }
-        Way::ToDevice => {
+        Way::ToDevice(_) => {
             session.copy_to_device(CUdeviceptr(dst), host_span(pointer(src), bytes), target.stream, wait)
         }
-        Way::ToHost => {
+        Way::ToHost(_) => {
             session.copy_to_host(host_span(pointer(dst), bytes), CUdeviceptr(src), target.stream, wait)
         }
-        Way::Within => {
+        Way::Within(_) => {
             session.check_range(CUdeviceptr(dst), bytes as u64)?;
             session.check_range(CUdeviceptr(src), bytes as u64)?;
             session.cuMemcpyDtoDAsync_v2(CUdeviceptr(dst), CUdeviceptr(src), bytes as u64, target.stream)
@@ -224,11 +226,11 @@ fn between(target: &Resolved, to: &Device, from: &Device, dst: u64, src: u64, by
     while done < bytes {
         let length = part.len().min(bytes - done);
         let span = host_span(part.as_mut_ptr().cast(), length);
-        from.copy_to_host(span, CUdeviceptr(src + done as u64), cuda_types::CUstream::NULL, true)?;
-        to.copy_to_device(CUdeviceptr(dst + done as u64), span, cuda_types::CUstream::NULL, true)?;
+        from.copy_to_host(span, CUdeviceptr(src + done as u64), CUstream::NULL, true)?;
+        to.copy_to_device(CUdeviceptr(dst + done as u64), span, CUstream::NULL, true)?;
         done += length;
     }
-    to.cuStreamSynchronize(cuda_types::CUstream::NULL)
+    to.cuStreamSynchronize(CUstream::NULL)
 }
 
 fn peer(
@@ -250,7 +252,7 @@ fn peer(
         return Err(CuError::INVALID_VALUE);
     }
     if to.ordinal == from.ordinal && to.ordinal == target.device.ordinal {
-        return run(target, &Way::Within, dst, src, bytes, Timing::Async);
+        return run(target, &Way::Within(to), dst, src, bytes, Timing::Async);
     }
     between(target, to, from, dst, src, bytes)
 }
@@ -270,11 +272,26 @@ fn copy_2d(target: &Resolved, rectangle: Rectangle, kind: c_int, timing: Timing)
     let dst_bytes = span(dst_pitch).ok_or(CuError::INVALID_VALUE)?;
     let src_bytes = span(src_pitch).ok_or(CuError::INVALID_VALUE)?;
     let way = way(target, dst, src, kind)?;
-    if height == 1 || (dst_pitch == width && src_pitch == width) {
-        return run(target, &way, dst, src, dst_bytes, timing);
-    }
+    on_its_device(target, &way, |target| {
+        if height == 1 || (dst_pitch == width && src_pitch == width) {
+            return run(target, &way, dst, src, dst_bytes, timing);
+        }
+        rows(target, &way, rectangle, (dst_bytes, src_bytes), timing)
+    })
+}
+
+/// Copies a rectangle with gaps between its rows; `spans` are the bytes from the first to the last on both ends.
+fn rows(
+    target: &Resolved,
+    way: &Way,
+    rectangle: Rectangle,
+    spans: (usize, usize),
+    timing: Timing,
+) -> CuResult<()> {
+    let Rectangle { dst, dst_pitch, src, src_pitch, width, height } = rectangle;
+    let (dst_bytes, src_bytes) = spans;
     match way {
-        Way::Within => {
+        Way::Within(_) => {
             target.session.check_range(CUdeviceptr(dst), dst_bytes as u64)?;
             target.session.check_range(CUdeviceptr(src), src_bytes as u64)?;
             let copy = Copy2D {
@@ -288,7 +305,7 @@ fn copy_2d(target: &Resolved, rectangle: Rectangle, kind: c_int, timing: Timing)
             target.session.cuMemcpy2DAsync_v2(copy, target.stream)
         }
         // Reading row by row would be a round trip each; the gaps between are read along where they are small.
-        Way::ToHost if src_pitch <= 4 * width => {
+        Way::ToHost(_) if src_pitch <= 4 * width => {
             let mut rows = vec![0_u8; src_bytes];
             let span = host_span(rows.as_mut_ptr().cast(), src_bytes);
             target.session.copy_to_host(span, CUdeviceptr(src), target.stream, true)?;
@@ -302,7 +319,7 @@ fn copy_2d(target: &Resolved, rectangle: Rectangle, kind: c_int, timing: Timing)
         }
         _ => (0..height).try_for_each(|row| {
             let (to, from) = (dst + (row * dst_pitch) as u64, src + (row * src_pitch) as u64);
-            run(target, &way, to, from, width, timing)
+            run(target, way, to, from, width, timing)
         }),
     }
 }

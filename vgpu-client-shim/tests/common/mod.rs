@@ -1,7 +1,8 @@
 //! Builds the client libraries and small C programs for the tests of this folder.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 /// `target/<profile>/shim/`: the client libraries under the names that programs ask for.
@@ -63,4 +64,54 @@ pub(crate) fn run(program: &Path, variables: &[(&str, &str)]) -> Ran {
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         status: output.status.code(),
     }
+}
+
+/// A server of this build, on a Unix socket of its own; ends with the value.
+pub(crate) struct Server {
+    child: Child,
+    /// What `VGPU_SERVER` must hold.
+    pub(crate) list: String,
+}
+
+impl Server {
+    /// Starts a server and waits until it serves. `folder` lives as long as the server.
+    pub(crate) fn start(folder: &Path, driver: &str) -> Server {
+        let socket = folder.join("server.sock");
+        let program = shim_folder().parent().expect("shim lies in target/<profile>").join("vgpu-server");
+        let port = free_port().to_string();
+        let mut command = Command::new(program);
+        command.args(["--driver", driver, "--port", &port, "--log", "warn", "--unix"]).arg(&socket);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the server was built");
+        let mut first = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped above"));
+        stdout.read_line(&mut first).expect("the server prints what it serves");
+        assert!(first.contains("Serving"), "{first}");
+        // The socket file appears with the line that was just read, or shortly after.
+        for _ in 0..200 {
+            if socket.exists() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Server { child, list: format!("unix:{}", socket.display()) }
+    }
+
+    /// The process, to end it in the middle of something.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("some port is free");
+    listener.local_addr().expect("bound above").port()
 }

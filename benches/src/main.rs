@@ -1,0 +1,123 @@
+//! Measures the product beside a raw socket that carries the same bytes, both in one run, turn by turn.
+//!
+//! The device is the null device, so that what is measured is everything but a GPU. Each figure is the median of the
+//! ratios of neighbouring pairs (raw, product, raw, product ...), because a shared machine drifts by far more than
+//! what is to be seen. Every run checks that the work arrived: a figure whose bytes or counts are wrong is an error.
+//!
+//! Usage: `benches PATH-OF-VGPU-SERVER` (`cargo xtask bench` does it).
+//!
+//! Layout:
+//! * [`raw`]: the baseline: a peer process that answers, counts and sends
+//! * [`product`]: a server process and a session with it
+//! * [`table`]: medians and their presentation
+
+#![forbid(unsafe_code)]
+
+mod product;
+mod raw;
+mod table;
+
+use std::process::ExitCode;
+
+use product::Product;
+use raw::Raw;
+use table::Table;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--raw-peer", port] => raw::serve(port),
+        [server] => run(server),
+        _ => Err("usage: benches PATH-OF-VGPU-SERVER".into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("benches: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where the two processes run.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Placement {
+    OneCore,
+    TwoCores,
+}
+
+fn run(server: &str) -> Result<(), String> {
+    println!("{}", machine());
+    let mut table = Table::default();
+    for placement in [Placement::OneCore, Placement::TwoCores] {
+        place(placement)?;
+        let name = if placement == Placement::OneCore { "one core" } else { "two cores" };
+        let (raw, product) = (Raw::start()?, Product::start(server, "null")?);
+        table.pairs(
+            &format!("synchronous call, blocking, {name}, p50"),
+            9,
+            || raw.ping_pong(2000),
+            || product.synchronous_calls(2000),
+        )?;
+    }
+    let (raw, product) = (Raw::start()?, Product::start(server, "null")?);
+    product.count_first_launch(&mut table)?;
+    product.count_launches(&mut table)?;
+    table.pairs(
+        "200,000 launches and a synchronize, two cores",
+        7,
+        || raw.stream_calls(200_000),
+        || product.launches(200_000),
+    )?;
+    table.note("launches per second, product", &product.launch_rate(500_000)?);
+    for (driver, mode) in [("null", "copying device"), ("null-dma-free", "dma-free device")] {
+        let product = Product::start(server, driver)?;
+        for locked in [false, true] {
+            let memory = if locked { "registered" } else { "pageable" };
+            for (bytes, name, pairs) in [(64 << 10, "64 KiB", 15), (256 << 20, "256 MiB", 5)] {
+                table.pairs(
+                    &format!("to the device, {name}, {memory}, {mode}"),
+                    pairs,
+                    || raw.up(bytes),
+                    || product.up(bytes, locked),
+                )?;
+                table.pairs(
+                    &format!("to the host, {name}, {memory}, {mode}"),
+                    pairs,
+                    || raw.down(bytes),
+                    || product.down(bytes, locked),
+                )?;
+            }
+        }
+    }
+    table.print();
+    Ok(())
+}
+
+/// Restricts this process, and those it starts from now on, to one or two processors.
+fn place(placement: Placement) -> Result<(), String> {
+    let mut set = rustix::thread::CpuSet::new();
+    let processors = if placement == Placement::OneCore {
+        1
+    } else {
+        std::thread::available_parallelism().map_or(2, usize::from).max(2)
+    };
+    (0..processors).for_each(|processor| set.set(processor));
+    rustix::thread::sched_setaffinity(None, &set).map_err(|error| format!("choosing processors: {error}"))
+}
+
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let model = read("/proc/cpuinfo")
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned())
+        })
+        .unwrap_or_default();
+    format!(
+        "{model}, {} processors, load {}, TCP congestion control {} on both sides",
+        std::thread::available_parallelism().map_or(0, usize::from),
+        read("/proc/loadavg").split(' ').next().unwrap_or("?"),
+        read("/proc/sys/net/ipv4/tcp_congestion_control").trim()
+    )
+}
