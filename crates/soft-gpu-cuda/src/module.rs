@@ -132,6 +132,11 @@ entries! {
         functions.set_all(handles.collect::<CuResult<Vec<u64>>>()?)
     }
 
+    /// Everything is loaded with its module.
+    fn cuFuncLoad(function: u64) {
+        current()?.books().functions.get(&function).map(drop).ok_or(CuError::INVALID_HANDLE)
+    }
+
     fn cuFuncGetName(name: Out<*const c_char>, function: u64) {
         let opened = current()?;
         let books = opened.books();
