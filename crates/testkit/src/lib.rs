@@ -33,6 +33,7 @@ pub enum Wire {
 pub struct Harness {
     pub remote: Remote,
     ended: Receiver<(SessionEnd, CallCounts)>,
+    far: Arc<dyn Link>,
 }
 
 impl Harness {
@@ -40,8 +41,9 @@ impl Harness {
     pub fn new(wire: Wire, device: Arc<dyn Device>, ordinal: u32, options: WorkerOptions) -> Harness {
         let (near, far) = links(wire);
         let (sender, ended) = channel();
+        let end = Arc::clone(&far);
         std::thread::spawn(move || {
-            let outcome = accept(far, device, &options);
+            let outcome = accept(end, device, &options);
             // The test may not care how the session ended.
             let _ = sender.send(outcome);
         });
@@ -50,7 +52,12 @@ impl Harness {
         let address = Address::Tcp { host: "localhost".into(), port: 9 };
         let remote =
             Remote::greeted(greeted, address, ordinal, Arc::new(Environment::default()), |_, _| true);
-        Harness { remote, ended }
+        Harness { remote, ended, far }
+    }
+
+    /// Ends the link as a dead peer would.
+    pub fn cut(&self) {
+        self.far.shutdown();
     }
 
     /// Says farewell and answers how the session ended at the worker.

@@ -226,6 +226,102 @@ fn more_calls_than_the_window_holds_are_all_issued(wire: Wire) {
     assert!(counts.to_string().contains("cuMemsetD32Async=50000"), "{counts}");
 }
 
+fn four_bytes_to_pageable_memory_are_there_when_an_asynchronous_copy_returns(wire: Wire) {
+    let (_harness, session) = connect(wire);
+    let device = session.cuMemAlloc(4).expect("memory");
+    for value in 0..100_u32 {
+        session.cuMemsetD32Async(device, value, 1, CUstream::NULL).expect("posted");
+        let back = host(4, |_| 0xff);
+        session.copy_to_host(back, device, CUstream::NULL, false).expect("down");
+        assert_eq!(back.read(), value.to_le_bytes());
+    }
+}
+
+fn work_is_issued_while_the_program_does_something_else(wire: Wire) {
+    let device = Arc::new(NullGpu::new(false));
+    let harness = Harness::new(wire, Arc::clone(&device) as Arc<dyn proto::Device>, 0, little_staging());
+    let session = harness.remote.session().expect("a worker");
+    let memory = session.cuMemAlloc(4).expect("memory");
+    session.cuMemsetD32Async(memory, 77, 1, CUstream::NULL).expect("posted");
+    // No call of this session meanwhile: the device is looked at directly.
+    let issued = || device.cuMemcpyDtoH_v2(memory, 4, CUstream::NULL) == Ok(77_u32.to_le_bytes().to_vec());
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while !issued() {
+        assert!(std::time::Instant::now() < end, "the call was never sent");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn an_event_query_becomes_true_without_a_synchronize(wire: Wire) {
+    let (_harness, session) = connect(wire);
+    let stream = session.cuStreamCreateWithPriority(1, 0).expect("a stream");
+    let event = session.cuEventCreate(0).expect("an event");
+    assert_eq!(session.cuEventQuery(event), Ok(()), "never recorded");
+    let release = Arc::new(AtomicBool::new(false));
+    let held = Arc::clone(&release);
+    let hold = Box::new(move |_| {
+        while !held.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    session.launch_host_function(stream, hold).expect("a host function");
+    session.cuEventRecord(event, stream).expect("recorded");
+    let asked = session.statistics().round_trips;
+    for _ in 0..100 {
+        assert_eq!(session.cuEventQuery(event), Err(CuError::NOT_READY));
+    }
+    release.store(true, Ordering::Release);
+    while session.cuEventQuery(event) == Err(CuError::NOT_READY) {}
+    assert_eq!(session.cuEventQuery(event), Ok(()));
+    assert_eq!(session.statistics().round_trips - asked, 1, "asked once, then told");
+}
+
+fn a_thousand_event_waits_between_two_devices_need_no_host(wire: Wire) {
+    let (_harness_a, a) = connect(wire);
+    let (_harness_b, b) = connect(wire);
+    let (on_a, on_b) = (a.cuMemAlloc(64).expect("memory"), b.cuMemAlloc(64).expect("memory"));
+    let stream_a = a.cuStreamCreateWithPriority(1, 0).expect("a stream");
+    let stream_b = b.cuStreamCreateWithPriority(1, 0).expect("a stream");
+    let (event_a, event_b) = (a.cuEventCreate(2).expect("an event"), b.cuEventCreate(2).expect("an event"));
+    // One registered word goes round: up on one device, down on the other, a thousand times.
+    let mut bounce = registered(4, |_| 0);
+    let asked = (a.statistics().round_trips, b.statistics().round_trips);
+    for round in 0..500_u32 {
+        a.cuMemsetD32Async(on_a, round, 1, stream_a).expect("posted");
+        a.copy_to_host(bounce, on_a, stream_a, false).expect("down");
+        a.cuEventRecord(event_a, stream_a).expect("recorded");
+        b.wait_for_other_device(stream_b, &a, event_a).expect("waits");
+        b.copy_to_device(on_b, bounce, stream_b, false).expect("up");
+        b.cuMemcpyDtoDAsync_v2(CUdeviceptr(on_b.0 + 4), on_b, 4, stream_b).expect("posted");
+        b.cuEventRecord(event_b, stream_b).expect("recorded");
+        a.wait_for_other_device(stream_a, &b, event_b).expect("waits");
+    }
+    let after = (a.statistics().round_trips, b.statistics().round_trips);
+    assert_eq!(after, asked, "nobody waited on the host");
+    b.cuStreamSynchronize(stream_b).expect("done");
+    a.cuStreamSynchronize(stream_a).expect("done");
+    let back = host(4, |_| 0);
+    b.copy_to_host(back, CUdeviceptr(on_b.0 + 4), stream_b, true).expect("down");
+    assert_eq!(back.read(), 499_u32.to_le_bytes());
+    bounce.write().fill(0);
+}
+
+fn a_lost_link_ends_every_wait(wire: Wire) {
+    let (harness, session) = connect(wire);
+    let stream = session.cuStreamCreateWithPriority(1, 0).expect("a stream");
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    let hold = Box::new(move |_| drop(receiver.recv()));
+    session.launch_host_function(stream, hold).expect("a host function");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| session.cuStreamSynchronize(stream));
+        std::thread::sleep(Duration::from_millis(50));
+        harness.cut();
+        assert_eq!(waiting.join().expect("no panic"), Err(CuError::DEVICE_UNAVAILABLE));
+    });
+    drop(sender);
+    assert_eq!(session.cuMemAlloc(4), Err(CuError::DEVICE_UNAVAILABLE));
+}
+
 macro_rules! on_every_wire {
     ($($body:ident)*) => {
         mod over_memory { $(#[test] fn $body() { super::$body(super::Wire::Memory) })* }
@@ -245,4 +341,9 @@ on_every_wire! {
     memory_that_was_freed_can_be_allocated_again_and_again
     many_threads_may_call_at_once
     more_calls_than_the_window_holds_are_all_issued
+    four_bytes_to_pageable_memory_are_there_when_an_asynchronous_copy_returns
+    work_is_issued_while_the_program_does_something_else
+    an_event_query_becomes_true_without_a_synchronize
+    a_thousand_event_waits_between_two_devices_need_no_host
+    a_lost_link_ends_every_wait
 }
