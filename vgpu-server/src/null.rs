@@ -11,12 +11,12 @@ use std::time::Instant;
 
 use cuda_types::attribute::DeviceAttribute;
 use cuda_types::{CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream, CuError, CuResult, Dim3, HostSpan};
-use fatbin::{Cubin, Image};
+use fatbin::{Cubin, Image, Kind, Variable};
 use proto::device::Callback;
 use proto::param::Copy2D;
 use proto::{
-    ContextCalls, Device, DeviceFacts, EventCalls, FunctionFacts, LaunchCalls, MemoryCalls, ModuleCalls,
-    ModuleFacts, StreamCalls,
+    ContextCalls, Device, DeviceFacts, EventCalls, FunctionFacts, GlobalFacts, LaunchCalls, MemoryCalls,
+    ModuleCalls, ModuleFacts, StreamCalls,
 };
 
 /// See the module's text.
@@ -238,7 +238,7 @@ impl ContextCalls for NullGpu {
         index.and_then(|index| fields.get(index).copied()).ok_or(CuError::NOT_SUPPORTED)
     }
     fn cuCtxSetLimit(&self, _: u32, _: u64) -> CuResult<()> {
-        Err(CuError::NOT_SUPPORTED)
+        Ok(())
     }
 }
 
@@ -334,10 +334,12 @@ impl MemoryCalls for NullGpu {
 }
 
 impl ModuleCalls for NullGpu {
-    /// Any image is a module with the kernels that it names; of variables nothing is known.
+    /// Any image is a module with the kernels that it names, and with the variables of its machine code, all zero.
     fn cuModuleLoadData(&self, images: Vec<&[u8]>) -> CuResult<(CUmodule, ModuleFacts)> {
         let functions = images.iter().flat_map(|image| kernels(image)).collect();
-        Ok((CUmodule(self.handle()), ModuleFacts { functions, globals: Vec::new() }))
+        let module = self.handle();
+        let globals = self.globals(module, images.iter().flat_map(|image| variables(image)).collect());
+        Ok((CUmodule(module), ModuleFacts { functions, globals }))
     }
     fn cuModuleUnload(&self, _: CUmodule) -> CuResult<()> {
         Ok(())
@@ -362,6 +364,37 @@ impl ModuleCalls for NullGpu {
         _: u32,
     ) -> CuResult<i32> {
         (block_size > 0).then(|| 2048 / block_size).ok_or(CuError::INVALID_VALUE)
+    }
+}
+
+impl NullGpu {
+    /// Gives the variables of a module a place, outside every window.
+    fn globals(&self, module: u64, variables: Vec<Variable>) -> Vec<GlobalFacts> {
+        let (base, mut bytes) = (GLOBALS_BASE + (module << 32), 0);
+        let globals = variables.into_iter().map(|variable| {
+            let address = base + bytes;
+            bytes = (bytes + variable.bytes.min(TOTAL_BYTES).next_multiple_of(256)).min(TOTAL_BYTES);
+            GlobalFacts { name: variable.name, address, bytes: variable.bytes }
+        });
+        let globals = globals.collect();
+        let room = usize::try_from(bytes).unwrap_or(0);
+        self.lock().chunks.insert(base, vec![0; room]);
+        globals
+    }
+}
+
+const GLOBALS_BASE: u64 = 0x4000_0000_0000;
+
+/// Variables of an image's machine code.
+fn variables(image: &[u8]) -> Vec<Variable> {
+    let of_cubin = |bytes: &[u8]| Cubin::parse(bytes).map(|cubin| cubin.variables).unwrap_or_default();
+    match Image::classify(image) {
+        Ok(Image::Elf(bytes)) => of_cubin(bytes),
+        Ok(Image::Fatbin(fatbin)) => {
+            let elf = fatbin.entries().iter().find(|entry| entry.kind() == Kind::ELF);
+            elf.and_then(|entry| entry.payload().ok()).map(|bytes| of_cubin(&bytes)).unwrap_or_default()
+        }
+        Ok(Image::Ptx(_)) | Err(_) => Vec::new(),
     }
 }
 

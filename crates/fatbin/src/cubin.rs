@@ -18,8 +18,8 @@ use crate::nv_info::{self, Value, attribute};
 pub struct Cubin {
     /// The kernels, sorted by name.
     pub kernels: Vec<Kernel>,
-    /// The names of the variables (`__device__` and `__constant__`), sorted.
-    pub variables: Vec<String>,
+    /// The variables (`__device__` and `__constant__`), sorted by name.
+    pub variables: Vec<Variable>,
     /// Bytes of `__constant__` variables, which all kernels of the module share.
     pub constant_bytes: u64,
 }
@@ -41,6 +41,15 @@ pub struct Kernel {
     pub shared_bytes: u64,
     /// Bytes of stack that a thread needs, where stated.
     pub stack_bytes: Option<u32>,
+}
+
+/// A variable in device or constant memory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Variable {
+    /// The name as in the symbol table.
+    pub name: String,
+    /// Bytes of its value.
+    pub bytes: u64,
 }
 
 /// Place and size of one kernel parameter.
@@ -76,7 +85,7 @@ impl Cubin {
             let name = symbol.name().map_err(unreadable)?;
             unnamed = unnamed.checked_sub(name.len()).ok_or_else(overlap)?;
             if !is_kernel {
-                variables.push(name.to_owned());
+                variables.push(Variable { name: name.to_owned(), bytes: symbol.size() });
                 continue;
             }
             by_name.insert(name, symbol.index().0);

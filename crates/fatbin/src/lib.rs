@@ -23,6 +23,6 @@ mod nv_info;
 
 pub use compress::MAX_IMAGE_BYTES;
 pub use container::{Entry, Fatbin, Kind, header_len};
-pub use cubin::{Cubin, Kernel, Param};
+pub use cubin::{Cubin, Kernel, Param, Variable};
 pub use error::{Malformed, Result};
 pub use image::Image;

@@ -86,7 +86,9 @@ fn kernels_and_parameters_of_a_cubin_are_read() {
         assert_eq!(axpy.max_threads, None);
         assert_eq!(axpy.shared_bytes, 0);
         assert!(cubin.kernels.iter().all(|kernel| kernel.registers.is_some_and(|count| count > 0)));
-        assert_eq!(cubin.variables, ["counter", "table"]);
+        let variables: Vec<_> =
+            cubin.variables.iter().map(|variable| (variable.name.as_str(), variable.bytes)).collect();
+        assert_eq!(variables, [("counter", 4), ("table", 256)]);
         assert_eq!(cubin.constant_bytes, 64 * 4);
     }
 }

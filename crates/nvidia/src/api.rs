@@ -136,6 +136,7 @@ api! {
     cuLinkAddData_v2(u64, c_uint, *mut c_void, usize, *const c_char, c_uint, *mut c_int, *mut *mut c_void);
     cuLinkComplete(u64, *mut *mut c_void, *mut usize);
     cuLinkDestroy(u64);
+    cuFuncLoad(u64);
     cuFuncGetName(*mut *const c_char, u64);
     cuFuncGetParamInfo(u64, usize, *mut usize, *mut usize);
     cuFuncGetAttribute(*mut c_int, c_int, u64);

@@ -16,6 +16,7 @@ use proto::{ContextCalls, Device, DeviceFacts};
 use crate::api::{Api, call};
 use crate::gate::Gates;
 use crate::library::{self, Unavailable};
+use crate::printed::Printed;
 
 /// An NVIDIA GPU, or whatever stands behind the installed `libcuda`.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub struct NvidiaGpu {
     /// The parameter sizes of every function that was handed out.
     pub(crate) parameters: Mutex<HashMap<u64, Arc<[u32]>>>,
     pub(crate) gates: Mutex<Gates>,
+    pub(crate) printed: Mutex<Option<Printed>>,
 }
 
 thread_local! {
@@ -54,6 +56,7 @@ impl NvidiaGpu {
             context: OnceLock::new(),
             parameters: Mutex::default(),
             gates: Mutex::default(),
+            printed: Mutex::default(),
         })
     }
 
@@ -192,6 +195,10 @@ impl Device for NvidiaGpu {
 
     fn gate_destroy(&self, gate: u64) {
         lock(&self.gates).destroy(gate);
+    }
+
+    fn take_printed(&self) -> Vec<u8> {
+        lock(&self.printed).as_mut().map(Printed::take).unwrap_or_default()
     }
 
     fn helper_stream(&self) -> CuResult<CUstream> {

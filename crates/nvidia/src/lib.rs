@@ -9,6 +9,7 @@
 //! * [`library`]: which `libcuda` is opened, and what is refused
 //! * [`device`]: [`NvidiaGpu`]: opening, facts, the context of each thread
 //! * `memory`, `module`, `stream`, `event`, `launch`, `gate`: the chapters of the table
+//! * `printed`: what kernels print
 //! * `names`: the variables of a module, which the driver cannot list
 
 #![allow(non_snake_case, reason = "CUDA's calls keep CUDA's names")]
@@ -22,6 +23,7 @@ pub mod library;
 mod memory;
 mod module;
 mod names;
+mod printed;
 mod stream;
 
 pub use device::NvidiaGpu;

@@ -105,6 +105,12 @@ impl NvidiaGpu {
         unsafe { call!(api, cuFuncGetName(&raw mut name, function)) }?;
         // SAFETY: the driver answered with a C string that lives as long as the module.
         let name = unsafe { string(name) }.ok_or(CuError::UNKNOWN)?;
+        let limit = self.cuFuncGetAttribute(CUfunction(function), FunctionAttribute::MAX_THREADS_PER_BLOCK.0);
+        if limit.is_err() {
+            // CUDA Driver API, cuFuncLoad: a driver that loads lazily may know nothing of a function before.
+            // SAFETY: the function belongs to a loaded module.
+            unsafe { call!(api, cuFuncLoad(function)) }?;
+        }
         let attributes = (0..FunctionAttribute::COUNT).map(|number| {
             // An attribute that this driver does not know counts as zero, CUDA's default for all of them.
             self.cuFuncGetAttribute(CUfunction(function), number).unwrap_or(0)
@@ -145,6 +151,8 @@ impl NvidiaGpu {
 
 impl ModuleCalls for NvidiaGpu {
     fn cuModuleLoadData(&self, images: Vec<&[u8]>) -> CuResult<(CUmodule, ModuleFacts)> {
+        // Kernels may print; nothing before the first module can.
+        self.capture_printed();
         let module = match images.as_slice() {
             [] => return Err(CuError::INVALID_VALUE),
             [image] => self.load(image)?,

@@ -10,9 +10,7 @@ pub(crate) fn variables(image: &[u8]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     match Image::classify(image) {
         Ok(Image::Ptx(text)) => names.extend(ptx_variables(text)),
-        Ok(Image::Elf(bytes)) => {
-            names.extend(Cubin::parse(bytes).map(|cubin| cubin.variables).unwrap_or_default())
-        }
+        Ok(Image::Elf(bytes)) => names.extend(cubin_variables(bytes)),
         Ok(Image::Fatbin(fatbin)) => {
             // Every image of a container is made from one source: the first that can be read tells all names.
             for entry in fatbin.entries() {
@@ -21,8 +19,7 @@ pub(crate) fn variables(image: &[u8]) -> BTreeSet<String> {
                         names.extend(entry.ptx().map(|text| ptx_variables(&text)).unwrap_or_default())
                     }
                     Kind::ELF => {
-                        let cubin = entry.payload().and_then(|bytes| Cubin::parse(&bytes));
-                        names.extend(cubin.map(|cubin| cubin.variables).unwrap_or_default());
+                        names.extend(entry.payload().map(|bytes| cubin_variables(&bytes)).unwrap_or_default())
                     }
                     _ => {}
                 }
@@ -34,6 +31,12 @@ pub(crate) fn variables(image: &[u8]) -> BTreeSet<String> {
         Err(_) => {}
     }
     names
+}
+
+/// An image that cannot be read defines nothing that we know of; loading it tells what is wrong.
+fn cubin_variables(bytes: &[u8]) -> Vec<String> {
+    let variables = Cubin::parse(bytes).map(|cubin| cubin.variables).unwrap_or_default();
+    variables.into_iter().map(|variable| variable.name).collect()
 }
 
 /// The names after `.global` and `.const`. As words of their own these stand only in declarations; in instructions

@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 
+use cuda_types::attribute::FunctionAttribute;
 use cuda_types::{CUfunction, CUmodule, CuError, CuResult};
 use fatbin::{Image, cubin, header_len};
 
@@ -131,6 +132,11 @@ entries! {
         functions.set_all(handles.collect::<CuResult<Vec<u64>>>()?)
     }
 
+    /// Everything is loaded with its module.
+    fn cuFuncLoad(function: u64) {
+        current()?.books().functions.get(&function).map(drop).ok_or(CuError::INVALID_HANDLE)
+    }
+
     fn cuFuncGetName(name: Out<*const c_char>, function: u64) {
         let opened = current()?;
         let books = opened.books();
@@ -159,8 +165,18 @@ entries! {
         Ok(())
     }
 
+    /// What can be set is asked of the device; the rest came with the module.
     fn cuFuncGetAttribute(value: Out<c_int>, attribute: c_int, function: u64) {
-        value.set(current()?.device.cuFuncGetAttribute(CUfunction(function), attribute)?)
+        let opened = current()?;
+        if [FunctionAttribute::MAX_DYNAMIC_SHARED_SIZE_BYTES, FunctionAttribute::PREFERRED_SHARED_MEMORY_CARVEOUT]
+            .contains(&FunctionAttribute(attribute))
+        {
+            return value.set(opened.device.cuFuncGetAttribute(CUfunction(function), attribute)?);
+        }
+        let books = opened.books();
+        let attributes = &books.functions.get(&function).ok_or(CuError::INVALID_HANDLE)?.facts.attributes;
+        let known = usize::try_from(attribute).ok().and_then(|number| attributes.get(number));
+        value.set(*known.ok_or(CuError::INVALID_VALUE)?)
     }
 
     fn cuFuncSetAttribute(function: u64, attribute: c_int, value: c_int) {

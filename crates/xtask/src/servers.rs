@@ -22,14 +22,16 @@ impl Servers {
     /// Starts servers 0 to `count` - 1 and waits until each accepts connections.
     pub(crate) fn start(dist: &Path, driver: &str, count: u16) -> Outcome<Self> {
         let base_port = free_base(count)?;
-        let log = dist.join(format!("servers-{driver}.log"));
+        // The driver may be a path.
+        let log =
+            dist.join(format!("servers-{}.log", driver.trim_start_matches('/').replace(['/', '.'], "-")));
         let file = File::create(&log).doing(format_args!("writing {}", log.display()))?;
         let mut servers = Self { children: Vec::new(), base_port, log };
         for id in 0..count {
             let mut command = mortal(&dist.join("bin/vgpu-server"));
             command.args(["-s", &id.to_string(), "-d", &id.to_string(), "--driver", driver]);
             command.args(["--port", &base_port.to_string(), "--drain-seconds", "1"]);
-            command.stdin(Stdio::null());
+            command.env("NO_COLOR", "1").stdin(Stdio::null());
             for stream in [Command::stdout, Command::stderr] {
                 stream(&mut command, file.try_clone().doing("sharing the servers' log")?);
             }
