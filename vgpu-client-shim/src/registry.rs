@@ -186,7 +186,7 @@ impl Fatbin {
         if let Some(name) = &*lock(&self.managed) {
             // Its kernels would read memory that the program cannot write: refused rather than wrong.
             log::error(format_args!(
-                "{name:?} is a __managed__ variable; managed memory is not supported yet"
+                "{name:?} is a __managed__ variable, which is not supported yet; cudaMallocManaged is"
             ));
             return Err(CuError::NOT_SUPPORTED);
         }

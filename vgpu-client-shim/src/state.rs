@@ -12,7 +12,7 @@ use proto::{DeviceFacts, StreamCalls};
 use crate::config::{Target, config};
 use crate::globals::GLOBALS;
 use crate::handles::{EVENTS, STREAMS};
-use crate::{log, process, registry};
+use crate::{log, managed, process, registry};
 use client::{Remote, Session};
 
 /// The devices of this process, in order of their ordinals.
@@ -176,6 +176,7 @@ impl Device {
         STREAMS.remove_where(|stream| stream.ordinal == self.ordinal);
         EVENTS.remove_where(|event| event.ordinal == self.ordinal);
         registry::forget_device(self.ordinal);
+        managed::forget_device(self.ordinal);
         Ok(())
     }
 
@@ -203,6 +204,11 @@ thread_local! {
     static CONFIGURATIONS: RefCell<Vec<LaunchConfiguration>> = const { RefCell::new(Vec::new()) };
     /// This thread's default streams, by device.
     static OWN_STREAMS: RefCell<OwnStreams> = const { RefCell::new(OwnStreams(Vec::new())) };
+}
+
+/// Whether this thread runs a host function of the program.
+pub(crate) fn is_in_host_function() -> bool {
+    IN_HOST_FUNCTION.get()
 }
 
 /// While it lives, this thread's CUDA calls are refused.

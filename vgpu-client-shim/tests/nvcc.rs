@@ -90,3 +90,8 @@ fn streams_and_events_order_kernels() {
 fn a_broken_context_stays_broken_until_reset() {
     passes("faults", &[]);
 }
+
+#[test]
+fn managed_memory_is_shared_by_turns() {
+    passes("managed", &[]);
+}

@@ -38,6 +38,7 @@ extern E cudaGetLastError(void), cudaPeekAtLastError(void), cudaMemGetInfo(size 
 extern E cudaPointerGetAttributes(void *, const void *), cudaGetDeviceProperties(void *, int), cudaRuntimeGetVersion(int *);
 extern E cudaDriverGetVersion(int *), cudaMemcpyPeer(void *, int, const void *, int, size), cudaDeviceEnablePeerAccess(int, unsigned);
 extern const char *cudaGetErrorName(E);
+extern E cudaMallocManaged(void **, size, unsigned);
 #define OK(call) do { E e = (call); if (e) { printf("line %d: %s answered %d\n", __LINE__, #call, e); return 1; } } while (0)
 #define IS(value, call) do { E e = (call); if (e != (value)) { printf("line %d: %s answered %d\n", __LINE__, #call, e); return 1; } } while (0)
 #define TRUE(fact) do { if (!(fact)) { printf("line %d: not %s\n", __LINE__, #fact); return 1; } } while (0)
@@ -383,4 +384,51 @@ fn whatever_else_answers_at_the_address_is_one_clear_line() {
         assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
         assert!(start.elapsed() < Duration::from_secs(6), "{words}");
     }
+}
+
+#[test]
+fn managed_memory_is_the_same_on_both_sides() {
+    passes(
+        13,
+        r#"int main(void) {
+        size n = (3 << 20) + 5000; unsigned char *m, *other, *down = malloc(n); void *a; int pipe_ends[2];
+        OK(cudaMallocManaged((void **)&m, n, 1)); OK(cudaMallocManaged((void **)&other, 100, 1)); OK(cudaMalloc(&a, n));
+        TRUE(m[n - 1] == 0); OK(pipe(pipe_ends)); TRUE(write(pipe_ends[1], "abcd", 4) == 4); TRUE(read(pipe_ends[0], m + 70000, 4) == 4);
+        for (size i = 1 << 20; i < 2 << 20; i++) m[i] = i * 3; m[n - 1] = 9;
+        OK(cudaMemcpy(a, m, n, 1)); OK(cudaMemcpy(down, a, n, 2));
+        TRUE(!memcmp(down + 70000, "abcd", 4) && down[n - 1] == 9); for (size i = 1 << 20; i < 2 << 20; i++) TRUE(down[i] == (unsigned char)(i * 3));
+        TRUE(m[70003] == 'd' && m[n - 1] == 9);
+        OK(cudaMemset(m, 7, n)); OK(cudaMemset(other, 8, 100));
+        for (size i = 0; i < n; i++) TRUE(m[i] == 7); TRUE(other[99] == 8);
+        m[5] = 1; m[n / 2] = 2; other[0] = 3;
+        OK(cudaMemcpy(a, m, n, 4)); OK(cudaMemcpy(down, a, n, 2)); for (size i = 0; i < n; i++) TRUE(down[i] == (i == 5 ? 1 : i == n / 2 ? 2 : 7));
+        OK(cudaMemcpy(down, other, 1, 0)); TRUE(down[0] == 3);
+        unsigned char attributes[88]; OK(cudaPointerGetAttributes(attributes, m + 10)); TRUE(*(int *)attributes == 3);
+        for (int round = 0; round < 50; round++) { OK(cudaMemset(m + round, round, 1)); TRUE(m[round] == round); m[round] += 1; }
+        OK(cudaMemcpy(down, m, 50, 2)); for (int i = 0; i < 50; i++) TRUE(down[i] == i + 1);
+        OK(cudaFree(m)); OK(cudaFree(other)); IS(1, cudaFree(other)); IS(1, cudaMallocManaged(&a, 0, 1)); cudaGetLastError();
+        OK(cudaMallocManaged((void **)&m, n, 1)); for (size i = 0; i < n; i += 4096) TRUE(m[i] == 0);
+        puts("done"); return 0; }"#,
+    );
+}
+
+#[test]
+fn threads_fault_on_managed_memory_at_once_and_other_faults_are_the_programs() {
+    passes(
+        12,
+        r#"#include <setjmp.h>
+        static unsigned char *m; static sigjmp_buf back; static volatile int caught;
+        static void stray(int signal) { caught++; siglongjmp(back, 1); }
+        static void *reads(void *number) { long sum = 0; for (long i = 0; i < 1 << 20; i++) sum += m[(i * 7919 + (long)number * 131) & ((1 << 20) - 1)]; return (void *)sum; }
+        int main(void) {
+        signal(SIGSEGV, stray); OK(cudaMallocManaged((void **)&m, 1 << 20, 1));
+        for (int round = 1; round < 4; round++) {
+            OK(cudaMemset(m, round, 1 << 20)); pthread_t threads[4]; void *sum;
+            for (long i = 0; i < 4; i++) pthread_create(&threads[i], 0, reads, (void *)i);
+            for (int i = 0; i < 4; i++) { pthread_join(threads[i], &sum); TRUE((long)sum == (long)round << 20); }
+        }
+        if (!sigsetjmp(back, 1)) *(volatile int *)16 = 1; TRUE(caught == 1);
+        void *a; OK(cudaMalloc(&a, 64)); if (!sigsetjmp(back, 1)) *(volatile int *)a = 1; TRUE(caught == 2);
+        puts("done"); return 0; }"#,
+    );
 }

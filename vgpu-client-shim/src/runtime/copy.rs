@@ -12,6 +12,7 @@ use super::error::{INVALID_MEMCPY_DIRECTION, INVALID_PITCH_VALUE};
 use super::memory::host_span;
 use crate::edge::{Required, entries, twins};
 use crate::handles::{Resolved, resolve};
+use crate::managed;
 use crate::state::{Device, devices};
 
 entries! {
@@ -176,7 +177,13 @@ fn way(target: &Resolved, dst: u64, src: u64, kind: c_int) -> CuResult<Way> {
         Way::ToHost(_) => 2,
         Way::Within(_) | Way::Between(..) => 3,
     };
-    if kind == expected || kind == 4 { Ok(way) } else { Err(CuError::INVALID_VALUE) }
+    // Managed memory may be called either: it lies with its device whatever the program says.
+    let is_managed = |address| managed::ordinal_of(address).is_some();
+    if kind == expected || kind == 4 || is_managed(dst) || is_managed(src) {
+        Ok(way)
+    } else {
+        Err(CuError::INVALID_VALUE)
+    }
 }
 
 /// Runs a copy on the device whose memory it concerns, which unified addressing allows to be another than the
@@ -184,10 +191,12 @@ fn way(target: &Resolved, dst: u64, src: u64, kind: c_int) -> CuResult<Way> {
 fn on_its_device(target: &Resolved, way: &Way, run: impl FnOnce(&Resolved) -> CuResult<()>) -> CuResult<()> {
     let (Way::ToDevice(device) | Way::ToHost(device) | Way::Within(device)) = way else { return run(target) };
     if device.ordinal == target.device.ordinal {
+        managed::to_device(target)?;
         return run(target);
     }
     target.session.cuStreamSynchronize(target.stream)?;
     let other = Resolved { device, session: device.session()?, stream: CUstream::NULL };
+    managed::to_device(&other)?;
     run(&other)?;
     other.session.cuStreamSynchronize(CUstream::NULL)
 }
@@ -221,9 +230,19 @@ fn run(target: &Resolved, way: &Way, dst: u64, src: u64, bytes: usize, timing: T
 
 /// Copies from one device to another by way of this process: the stream is waited for first, so that its earlier work
 /// is done, and the copy is over when the call returns.
-fn between(target: &Resolved, to: &Device, from: &Device, dst: u64, src: u64, bytes: usize) -> CuResult<()> {
+fn between(
+    target: &Resolved,
+    to: &'static Device,
+    from: &'static Device,
+    dst: u64,
+    src: u64,
+    bytes: usize,
+) -> CuResult<()> {
     const PART_BYTES: usize = 4 * 1024 * 1024;
     target.session.cuStreamSynchronize(target.stream)?;
+    for device in [to, from] {
+        managed::to_device(&Resolved { device, session: device.session()?, stream: CUstream::NULL })?;
+    }
     let (to, from) = (to.session()?, from.session()?);
     to.check_range(CUdeviceptr(dst), bytes as u64)?;
     from.check_range(CUdeviceptr(src), bytes as u64)?;
@@ -258,6 +277,7 @@ fn peer(
         return Err(CuError::INVALID_VALUE);
     }
     if to.ordinal == from.ordinal && to.ordinal == target.device.ordinal {
+        managed::to_device(target)?;
         return run(target, &Way::Within(to), dst, src, bytes, Timing::Async);
     }
     between(target, to, from, dst, src, bytes)

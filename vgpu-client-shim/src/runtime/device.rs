@@ -270,7 +270,7 @@ entries! {
 const REMOTE: [(i32, i32); 16] = [
     (DeviceAttribute::CAN_MAP_HOST_MEMORY.0, 0),
     (DeviceAttribute::INTEGRATED.0, 0),
-    (DeviceAttribute::MANAGED_MEMORY.0, 0),
+    (DeviceAttribute::MANAGED_MEMORY.0, 1),
     (DeviceAttribute::PAGEABLE_MEMORY_ACCESS.0, 0),
     (DeviceAttribute::CONCURRENT_MANAGED_ACCESS.0, 0),
     (DeviceAttribute::CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM.0, 0),

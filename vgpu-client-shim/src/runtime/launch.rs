@@ -162,6 +162,7 @@ fn launch(
     // SAFETY: the caller's array has one pointer per parameter of this kernel (CUDA Runtime API, cudaLaunchKernel).
     let values = unsafe { values(&function.facts.parameters, args) }?;
     let shared = u32::try_from(shared).map_err(|_| CuError::INVALID_VALUE)?;
+    crate::managed::to_device(&target)?;
     let cooperative = kind == Kind::Cooperative;
     let asked = client::launch::LaunchConfig {
         grid,

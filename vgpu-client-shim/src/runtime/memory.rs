@@ -8,6 +8,7 @@ use proto::MemoryCalls;
 use super::copy::{Extent, PitchedPointer};
 use crate::edge::{DefaultStream, Out, Required, entries, twins};
 use crate::handles::{Resolved, resolve};
+use crate::managed;
 use crate::runtime::error::INVALID_PITCH_VALUE;
 use crate::state::{Device, current_ordinal, devices};
 use client::hazards;
@@ -138,6 +139,10 @@ pub(crate) struct PointerAttributes13 {
 }
 
 fn attributes_of(pointer: u64) -> CuResult<PointerAttributes> {
+    if let Some(ordinal) = managed::ordinal_of(pointer) {
+        let device = c_int::try_from(ordinal).map_err(|_| CuError::UNKNOWN)?;
+        return Ok(PointerAttributes { kind: 3, device, device_pointer: pointer, host_pointer: pointer });
+    }
     if let Some(device) = devices().guess(pointer) {
         let session = device.open_session();
         let allocated = session.is_none_or(|session| {
@@ -180,6 +185,9 @@ fn free(pointer: u64) -> CuResult<()> {
     if pointer == 0 {
         return devices().current()?.session()?.check();
     }
+    if let Some(freed) = managed::free(pointer) {
+        return freed;
+    }
     // No context, then nothing was allocated; but a server that is gone is told first.
     let Some(device) = devices().owner(pointer) else {
         devices().current()?.session()?.check()?;
@@ -196,7 +204,9 @@ fn pitched(width: usize) -> CuResult<usize> {
 fn target(default: DefaultStream, stream: u64, pointer: u64) -> CuResult<Resolved> {
     let target = resolve(default, stream)?;
     match devices().holding(pointer) {
-        Some(device) if device.ordinal == target.device.ordinal => Ok(target),
+        Some(device) if device.ordinal == target.device.ordinal => {
+            managed::to_device(&target).map(|()| target)
+        }
         _ => {
             target.session.check()?;
             Err(CuError::INVALID_VALUE)

@@ -8,6 +8,7 @@ pub(crate) mod event;
 pub(crate) mod function;
 pub(crate) mod host_memory;
 pub(crate) mod launch;
+pub(crate) mod managed;
 pub(crate) mod memory;
 pub(crate) mod properties;
 pub(crate) mod registration;

@@ -88,13 +88,13 @@ pub(crate) extern "C" fn __cudaRegisterManagedVar(
 
 /// Called before the host touches a `__managed__` variable; 1 = it is there.
 ///
-/// Without managed memory the program would now follow a NULL pointer: it is told why.
+/// Without such variables the program would now follow a NULL pointer: it is told why.
 pub(crate) extern "C" fn __cudaInitModule(handle: *mut *mut c_void) -> c_char {
     quietly(|| match registry::managed_variable(handle.addr()) {
         None => 1,
         Some(name) => {
             log::error(format_args!(
-                "{name:?} is a __managed__ variable; managed memory is not supported yet"
+                "{name:?} is a __managed__ variable, which is not supported yet; cudaMallocManaged is"
             ));
             0
         }
