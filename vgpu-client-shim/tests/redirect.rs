@@ -147,3 +147,29 @@ fn programs_of_nvcc_are_redirected() {
     // NVIDIA's runtime would answer 35 here, for want of a driver.
     assert_eq!(preload(&program, &[]).status, Some(0));
 }
+
+#[test]
+fn a_library_opened_later_is_redirected_before_its_constructors() {
+    let folder = tempfile::tempdir().unwrap();
+    let body = "__attribute__((constructor)) static void first(void) {\n\
+        printf(\"constructor %ld\\n\", cudaGLGetDevices()); fflush(stdout); }\n\
+        int later(void) { return (int)cudaVDPAUGetDevice(); }";
+    let source = format!("{}{body}", runtime(12, &[]));
+    let Some(library) = compile(folder.path(), "libstatic.so", &source, &["-shared", "-fPIC"]) else {
+        return;
+    };
+    let opens = format!(
+        "#include <dlfcn.h>\n#include <stdio.h>\n#include <stdlib.h>\n#include <pthread.h>\n\
+         static void *open_it(void *unused) {{ void *it = dlopen(\"{}\", RTLD_NOW); if (!it) {{ puts(dlerror()); exit(1); }}\n\
+             printf(\"later %d\\n\", ((int (*)(void))dlsym(it, \"later\"))()); dlclose(it); return it; }}\n\
+         int main(void) {{ pthread_t thread; open_it(0); pthread_create(&thread, 0, open_it, 0); pthread_join(thread, 0); return 0; }}",
+        library.display()
+    );
+    let Some(program) = compile(folder.path(), "opens", &opens, &["-ldl", "-lpthread"]) else { return };
+    let ran = preload(&program, &[]);
+    assert_eq!(ran.stdout, "constructor 801\nlater 801\nconstructor 801\nlater 801\n", "{}", ran.stderr);
+    let shim = shim_folder().display();
+    let both = format!("{shim}/libcudart.so.13 {shim}/libcudart.so.12");
+    let ran = run(&program, &[("LD_PRELOAD", &both)]);
+    assert_eq!(ran.stdout, "constructor 801\nlater 801\nconstructor 801\nlater 801\n", "{}", ran.stderr);
+}

@@ -11,6 +11,7 @@
 //! `environ` is not set yet at this point (`-z initfirst`), so variables are read from `/proc/self/environ`.
 
 mod elf;
+mod later;
 mod patch;
 mod plan;
 
@@ -36,7 +37,7 @@ pub struct Trampolines {
 /// The status of a program that must not run: `EX_CONFIG` of sysexits.h.
 const STATUS_STRIPPED: c_int = 78;
 
-/// Redirects the static runtimes of the program and of every library loaded so far.
+/// Redirects the static runtimes of the program and of every library, loaded so far or later.
 ///
 /// Ends a stripped program with device code with status 78, unless `VGPU_STATIC=ignore`: on a machine with a GPU of
 /// its own it would silently use that one.
@@ -47,31 +48,37 @@ pub fn redirect_static_runtimes(known: [Trampolines; 2]) {
         if object.path.parent().is_none_or(|folder| folder.as_os_str().is_empty()) || object.holds(own[0]) {
             continue;
         }
-        let Some(file) = MappedFile::open(&object.path) else { continue };
-        match plan(file.bytes(), &known) {
-            Plan::Nothing => {}
-            Plan::Redirect { major, entries } => {
-                let trampolines = known.iter().find(|trampolines| trampolines.major == major);
-                // `plan` only answers a major that is in `known`.
-                if let Some(trampolines) = trampolines {
-                    redirect(&object, trampolines, &entries);
-                }
+        redirect_object(&object, &known);
+    }
+    later::watch(known);
+}
+
+/// Redirects one object, if it has a runtime linked in.
+fn redirect_object(object: &Object, known: &[Trampolines; 2]) {
+    let Some(file) = MappedFile::open(&object.path) else { return };
+    match plan(file.bytes(), known) {
+        Plan::Nothing => {}
+        Plan::Redirect { major, entries } => {
+            let trampolines = known.iter().find(|trampolines| trampolines.major == major);
+            // `plan` only answers a major that is in `known`.
+            if let Some(trampolines) = trampolines {
+                redirect(object, trampolines, &entries);
             }
-            Plan::Refused(reason) if object.is_program => end_unless_ignored(&format!(
-                "{}: {reason}, so its calls cannot be redirected; link it with -cudart shared",
-                object.shown().display()
-            )),
-            Plan::Refused(reason) => say(&format!("{} is left alone: {reason}", object.shown().display())),
-            Plan::Stripped if object.is_program => end_unless_ignored(&format!(
-                "{} has the CUDA runtime linked in and no symbol table, so its calls cannot be redirected; \
-                 link it with -cudart shared or do not strip it",
-                object.shown().display()
-            )),
-            Plan::Stripped => say(&format!(
-                "{} has device code and no symbol table; if the CUDA runtime is linked in, its calls are not redirected",
-                object.shown().display()
-            )),
         }
+        Plan::Refused(reason) if object.is_program => end_unless_ignored(&format!(
+            "{}: {reason}, so its calls cannot be redirected; link it with -cudart shared",
+            object.shown().display()
+        )),
+        Plan::Refused(reason) => say(&format!("{} is left alone: {reason}", object.shown().display())),
+        Plan::Stripped if object.is_program => end_unless_ignored(&format!(
+            "{} has the CUDA runtime linked in and no symbol table, so its calls cannot be redirected; \
+                 link it with -cudart shared or do not strip it",
+            object.shown().display()
+        )),
+        Plan::Stripped => say(&format!(
+            "{} has device code and no symbol table; if the CUDA runtime is linked in, its calls are not redirected",
+            object.shown().display()
+        )),
     }
 }
 
