@@ -45,11 +45,16 @@ pub(crate) struct Table<T> {
 }
 
 /// The streams of the process.
-pub(crate) static STREAMS: Table<Stream> = Table { all: RwLock::new(None) };
+pub(crate) static STREAMS: Table<Stream> = Table::new();
 /// The events of the process.
-pub(crate) static EVENTS: Table<Event> = Table { all: RwLock::new(None) };
+pub(crate) static EVENTS: Table<Event> = Table::new();
 
 impl<T> Table<T> {
+    /// An empty table.
+    pub(crate) const fn new() -> Table<T> {
+        Table { all: RwLock::new(None) }
+    }
+
     /// Gives `thing` a handle.
     pub(crate) fn insert(&self, thing: T) -> u64 {
         // Looks like a pointer, as programs expect, and is none: address 0 to 64 KiB above 1 TiB is never mapped by
@@ -113,7 +118,7 @@ mod tests {
 
     #[test]
     fn handles_are_unique_and_end_with_removal() {
-        let table: Table<u8> = Table { all: RwLock::new(None) };
+        let table: Table<u8> = Table::new();
         assert_eq!(table.get(16), Err(CuError::INVALID_HANDLE));
         let (first, second) = (table.insert(1), table.insert(2));
         assert_ne!(first, second);

@@ -12,7 +12,7 @@ use proto::{DeviceFacts, StreamCalls};
 use crate::config::{Target, config};
 use crate::globals::GLOBALS;
 use crate::handles::{EVENTS, STREAMS};
-use crate::{log, managed, process, registry};
+use crate::{log, managed, process, registry, runtime};
 use client::{Remote, Session};
 
 /// The devices of this process, in order of their ordinals.
@@ -177,6 +177,7 @@ impl Device {
         EVENTS.remove_where(|event| event.ordinal == self.ordinal);
         registry::forget_device(self.ordinal);
         managed::forget_device(self.ordinal);
+        runtime::pool::forget_device(self.ordinal);
         Ok(())
     }
 

@@ -38,7 +38,10 @@ extern E cudaGetLastError(void), cudaPeekAtLastError(void), cudaMemGetInfo(size 
 extern E cudaPointerGetAttributes(void *, const void *), cudaGetDeviceProperties(void *, int), cudaRuntimeGetVersion(int *);
 extern E cudaDriverGetVersion(int *), cudaMemcpyPeer(void *, int, const void *, int, size), cudaDeviceEnablePeerAccess(int, unsigned);
 extern const char *cudaGetErrorName(E);
-extern E cudaMallocManaged(void **, size, unsigned);
+extern E cudaMallocManaged(void **, size, unsigned), cudaHostGetDevicePointer(void **, void *, unsigned);
+extern E cudaDeviceGetDefaultMemPool(S *, int), cudaMemPoolGetAttribute(S, int, void *), cudaMemPoolSetAttribute(S, int, void *);
+extern E cudaMemPoolCreate(S *, const void *), cudaMemPoolDestroy(S), cudaMallocFromPoolAsync(void **, size, S, S);
+extern E cudaMallocAsync(void **, size, S), cudaFreeAsync(void *, S), cudaStreamIsCapturing(S, int *);
 #define OK(call) do { E e = (call); if (e) { printf("line %d: %s answered %d\n", __LINE__, #call, e); return 1; } } while (0)
 #define IS(value, call) do { E e = (call); if (e != (value)) { printf("line %d: %s answered %d\n", __LINE__, #call, e); return 1; } } while (0)
 #define TRUE(fact) do { if (!(fact)) { printf("line %d: not %s\n", __LINE__, #fact); return 1; } } while (0)
@@ -58,11 +61,17 @@ fn run_c(folder: &Path, major: u32, body: &str, variables: &[(&str, &str)]) -> O
 /// Runs `body` on the null device and expects it to print "done" and nothing else.
 #[track_caller]
 fn passes(major: u32, body: &str) {
+    passes_saying(major, 0, body);
+}
+
+/// The same for a body that is told something, in this many lines on standard error.
+#[track_caller]
+fn passes_saying(major: u32, lines: usize, body: &str) {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), "null");
     let Some(ran) = run_c(folder.path(), major, body, &[("VGPU_SERVER", &server.list)]) else { return };
     assert_eq!((ran.stdout.as_str(), ran.status), ("done\n", Some(0)), "{}", ran.stderr);
-    assert_eq!(ran.stderr, "");
+    assert_eq!(ran.stderr.lines().count(), lines, "{}", ran.stderr);
 }
 
 #[test]
@@ -430,5 +439,35 @@ fn threads_fault_on_managed_memory_at_once_and_other_faults_are_the_programs() {
         if (!sigsetjmp(back, 1)) *(volatile int *)16 = 1; TRUE(caught == 1);
         void *a; OK(cudaMalloc(&a, 64)); if (!sigsetjmp(back, 1)) *(volatile int *)a = 1; TRUE(caught == 2);
         puts("done"); return 0; }"#,
+    );
+}
+
+#[test]
+fn pools_keep_books_about_their_allocations() {
+    passes(
+        13,
+        r#"static unsigned long of(S pool, int attribute) { unsigned long value = -1; return cudaMemPoolGetAttribute(pool, attribute, &value) ? -2ul : value; }
+        int main(void) { S first, own; void *a, *b, *c; OK(cudaDeviceGetDefaultMemPool(&first, 0));
+        OK(cudaMallocAsync(&a, 1000, 0)); TRUE(of(first, 7) == 1000); OK(cudaFreeAsync(a, 0)); TRUE(of(first, 7) == 0 && of(first, 8) == 1000);
+        unsigned long threshold = 1 << 20, zero = 0; OK(cudaMemPoolSetAttribute(first, 4, &threshold)); TRUE(of(first, 4) == 1 << 20);
+        OK(cudaMemPoolSetAttribute(first, 8, &zero)); TRUE(of(first, 8) == 0); IS(1, cudaMemPoolSetAttribute(first, 7, &zero));
+        struct { int type, handles, kind, id; void *security; size most; char reserved[56]; } properties = {1, 0, 1, 0, 0, 4096, {0}};
+        OK(cudaMemPoolCreate(&own, &properties)); OK(cudaMallocFromPoolAsync(&b, 4096, own, 0)); IS(2, cudaMallocFromPoolAsync(&c, 1, own, 0));
+        TRUE(of(own, 5) == 4096); OK(cudaFree(b)); OK(cudaMemPoolDestroy(own)); IS(400, cudaMemPoolDestroy(own)); IS(1, cudaMemPoolDestroy(first));
+        int capturing = 7; OK(cudaStreamIsCapturing(0, &capturing)); TRUE(capturing == 0);
+        cudaGetLastError(); puts("done"); return 0; }"#,
+    );
+}
+
+#[test]
+fn mapped_host_memory_is_reached_at_its_own_address() {
+    passes_saying(
+        13,
+        1,
+        r#"int main(void) { char *mapped, *plain, down[100]; void *device;
+        OK(cudaHostAlloc((void **)&mapped, 100, 2)); OK(cudaMallocHost((void **)&plain, 100)); memset(mapped, 5, 100);
+        OK(cudaHostGetDevicePointer(&device, mapped + 10, 0)); OK(cudaMemset(device, 6, 10)); TRUE(mapped[9] == 5 && mapped[10] == 6 && mapped[20] == 5);
+        OK(cudaMemcpy(down, device, 90, 2)); TRUE(down[0] == 6 && down[89] == 5); IS(801, cudaHostGetDevicePointer(&device, plain, 0)); IS(1, cudaHostGetDevicePointer(&device, down, 0));
+        OK(cudaFreeHost(mapped)); OK(cudaFreeHost(plain)); IS(1, cudaFreeHost(mapped)); cudaGetLastError(); puts("done"); return 0; }"#,
     );
 }

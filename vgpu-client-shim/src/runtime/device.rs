@@ -268,7 +268,7 @@ entries! {
 /// What holds for a device behind a network, whatever its driver says there: the device does not reach the memory of
 /// this process, and what this release does not carry is not offered.
 const REMOTE: [(i32, i32); 16] = [
-    (DeviceAttribute::CAN_MAP_HOST_MEMORY.0, 0),
+    (DeviceAttribute::CAN_MAP_HOST_MEMORY.0, 1),
     (DeviceAttribute::INTEGRATED.0, 0),
     (DeviceAttribute::MANAGED_MEMORY.0, 1),
     (DeviceAttribute::PAGEABLE_MEMORY_ACCESS.0, 0),
@@ -279,7 +279,7 @@ const REMOTE: [(i32, i32); 16] = [
     (DeviceAttribute::HOST_NATIVE_ATOMIC_SUPPORTED.0, 0),
     (DeviceAttribute::HOST_REGISTER_SUPPORTED.0, 1),
     (DeviceAttribute::UNIFIED_ADDRESSING.0, 1),
-    (DeviceAttribute::MEMORY_POOLS_SUPPORTED.0, 0),
+    (DeviceAttribute::MEMORY_POOLS_SUPPORTED.0, 1),
     (DeviceAttribute::CLUSTER_LAUNCH.0, 0),
     (116, 0), // GPUDirectRDMASupported
     (119, 0), // MemoryPoolSupportedHandleTypes
@@ -346,7 +346,7 @@ mod tests {
             attributes,
             stream_priorities: (0, -5),
         };
-        assert_eq!(attribute(&facts, DeviceAttribute::CAN_MAP_HOST_MEMORY.0), Some(0));
+        assert_eq!(attribute(&facts, DeviceAttribute::CONCURRENT_MANAGED_ACCESS.0), Some(0));
         assert_eq!(attribute(&facts, DeviceAttribute::WARP_SIZE.0), Some(1));
         assert_eq!(attribute(&facts, 5000), None);
         assert_eq!(bus_id(&facts), "0001:01:01.0");

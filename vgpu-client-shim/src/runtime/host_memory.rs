@@ -9,6 +9,7 @@ use cuda_types::{CuError, CuResult};
 
 use crate::edge::{Out, Required, entries};
 use crate::state::{Device, devices};
+use crate::{log, managed};
 use client::hazards;
 
 /// `cudaHostAllocPortable | Mapped | WriteCombined`: hints about a device that shares this memory.
@@ -22,9 +23,22 @@ static BLOCKS: Mutex<BTreeMap<usize, Block>> = Mutex::new(BTreeMap::new());
 struct Block {
     bytes: usize,
     flags: u32,
-    /// Mapped by `cudaMallocHost`, to be unmapped by `cudaFreeHost`.
-    is_ours: bool,
+    kind: Kind,
 }
+
+/// Who made a block, and who ends it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// Memory of this process: `cudaMallocHost`, `cudaHostAlloc`.
+    Allocated,
+    /// Memory that the device reaches as well: `cudaHostAlloc` with `cudaHostAllocMapped`.
+    Mapped,
+    /// The program's own: `cudaHostRegister`.
+    Registered,
+}
+
+/// `cudaHostAllocMapped`.
+const MAPPED: u32 = 2;
 
 entries! {
     /// Allocates page-locked memory.
@@ -39,8 +53,41 @@ entries! {
         if flags & !ALLOCATION_FLAGS != 0 {
             return Err(CuError::INVALID_VALUE);
         }
+        if flags & MAPPED != 0 {
+            // The device reaches it by turns with this process, at the same address.
+            let device = devices().current()?;
+            device.session()?.check()?;
+            if bytes == 0 {
+                pointer.write(std::ptr::null_mut());
+                return Ok(());
+            }
+            let address = address_of(managed::allocate(device, bytes)?);
+            blocks(|mapped| mapped.insert(address, Block { bytes, flags, kind: Kind::Mapped }));
+            pointer.write(std::ptr::with_exposed_provenance_mut(address));
+            return Ok(());
+        }
         pointer.write(allocate(bytes, flags)?);
         Ok(())
+    }
+
+    /// Where a device reaches host memory that was allocated as mapped; other host memory it does not reach.
+    fn cudaHostGetDevicePointer(device_pointer: Out<'_, u64>, pointer: *mut c_void, flags: u32) {
+        let device_pointer = device_pointer.required()?;
+        let is_mapped = managed::ordinal_of(pointer.addr() as u64).is_some();
+        match (is_mapped, flags) {
+            (_, 1..) => Err(CuError::INVALID_VALUE),
+            (true, 0) => {
+                device_pointer.write(pointer.addr() as u64);
+                Ok(())
+            }
+            (false, 0) if hazards::registered_range(pointer.addr()).is_some() => {
+                log::warn(format_args!(
+                    "cudaHostGetDevicePointer: only memory of cudaHostAlloc with cudaHostAllocMapped is supported"
+                ));
+                Err(CuError::NOT_SUPPORTED)
+            }
+            (false, 0) => Err(CuError::INVALID_VALUE),
+        }
     }
 
     /// Frees page-locked memory.
@@ -50,8 +97,15 @@ entries! {
             return session.check();
         }
         let address = pointer.addr();
-        let bytes = blocks(|blocks| blocks.get(&address).filter(|block| block.is_ours).map(|block| block.bytes));
-        let bytes = bytes.ok_or(CuError::INVALID_VALUE)?;
+        let found = blocks(|blocks| blocks.get(&address).map(|block| (block.kind, block.bytes)));
+        let bytes = match found {
+            Some((Kind::Allocated, bytes)) => bytes,
+            Some((Kind::Mapped, _)) => {
+                blocks(|blocks| blocks.remove(&address));
+                return managed::free(address as u64).unwrap_or(Err(CuError::INVALID_VALUE));
+            }
+            Some((Kind::Registered, _)) | None => return Err(CuError::INVALID_VALUE),
+        };
         // Copies from or to it may still be under way, on any device (CUDA frees it after them).
         finish_all();
         blocks(|blocks| blocks.remove(&address));
@@ -73,7 +127,7 @@ entries! {
         if !hazards::register(pointer.addr(), bytes) {
             return Err(CuError::HOST_MEMORY_ALREADY_REGISTERED);
         }
-        blocks(|blocks| blocks.insert(pointer.addr(), Block { bytes, flags, is_ours: false }));
+        blocks(|blocks| blocks.insert(pointer.addr(), Block { bytes, flags, kind: Kind::Registered }));
         Ok(())
     }
 
@@ -84,7 +138,7 @@ entries! {
             return Err(CuError::INVALID_VALUE);
         }
         let address = pointer.addr();
-        let registered = blocks(|blocks| blocks.get(&address).is_some_and(|block| !block.is_ours));
+        let registered = blocks(|blocks| blocks.get(&address).is_some_and(|block| block.kind == Kind::Registered));
         if !registered {
             return Err(CuError::HOST_MEMORY_NOT_REGISTERED);
         }
@@ -104,6 +158,11 @@ entries! {
         flags.write(found.ok_or(CuError::INVALID_VALUE)?);
         Ok(())
     }
+}
+
+/// u64 and usize are the same on the platforms that have CUDA.
+fn address_of(address: u64) -> usize {
+    usize::try_from(address).unwrap_or(0)
 }
 
 fn blocks<T>(look: impl FnOnce(&mut BTreeMap<usize, Block>) -> T) -> T {
@@ -132,6 +191,6 @@ fn allocate(bytes: usize, flags: u32) -> CuResult<*mut c_void> {
     }
     // A new mapping overlaps nothing that is registered.
     hazards::register(pointer.addr(), bytes);
-    blocks(|blocks| blocks.insert(pointer.addr(), Block { bytes, flags, is_ours: true }));
+    blocks(|blocks| blocks.insert(pointer.addr(), Block { bytes, flags, kind: Kind::Allocated }));
     Ok(pointer)
 }

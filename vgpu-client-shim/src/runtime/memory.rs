@@ -74,14 +74,6 @@ entries! {
 }
 
 twins! {
-    /// Allocates memory for use in stream order: it is there at once, which is earlier than asked.
-    fn cudaMallocAsync, cudaMallocAsync_ptsz(default; pointer: Out<'_, u64>, bytes: usize, stream: u64) {
-        let pointer = pointer.required()?;
-        let target = resolve(default, stream)?;
-        pointer.write(allocate_on(target.device, bytes)?);
-        Ok(())
-    }
-
     /// Frees memory in stream order: not used again before all work posted so far is done, on every stream.
     fn cudaFreeAsync, cudaFreeAsync_ptsz(default; pointer: u64, stream: u64) {
         resolve(default, stream)?;
@@ -172,7 +164,7 @@ fn allocate(bytes: usize) -> CuResult<u64> {
     allocate_on(devices().current()?, bytes)
 }
 
-fn allocate_on(device: &Device, bytes: usize) -> CuResult<u64> {
+pub(crate) fn allocate_on(device: &Device, bytes: usize) -> CuResult<u64> {
     let session = device.session()?;
     if bytes == 0 {
         session.check()?;
@@ -193,7 +185,9 @@ fn free(pointer: u64) -> CuResult<()> {
         devices().current()?.session()?.check()?;
         return Err(CuError::INVALID_VALUE);
     };
-    device.session()?.cuMemFree(CUdeviceptr(pointer))
+    device.session()?.cuMemFree(CUdeviceptr(pointer))?;
+    super::pool::freed(pointer);
+    Ok(())
 }
 
 fn pitched(width: usize) -> CuResult<usize> {

@@ -10,6 +10,7 @@ pub(crate) mod host_memory;
 pub(crate) mod launch;
 pub(crate) mod managed;
 pub(crate) mod memory;
+pub(crate) mod pool;
 pub(crate) mod properties;
 pub(crate) mod registration;
 pub(crate) mod stream;

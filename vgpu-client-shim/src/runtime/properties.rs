@@ -223,8 +223,8 @@ mod tests {
         assert_eq!(thirteen.0[384..388], 1016_u32.to_le_bytes());
         assert_eq!(twelve.0[696..704], 1097_u64.to_le_bytes());
         assert_eq!(thirteen.0[672..680], 1097_u64.to_le_bytes());
-        // canMapHostMemory is not what the driver says.
-        assert_eq!(thirteen.0[392..396], [0; 4]);
+        // concurrentManagedAccess is not what the driver says.
+        assert_eq!(thirteen.0[656..660], [0; 4]);
     }
 
     #[test]

@@ -37,6 +37,18 @@ entries! {
     }
 }
 
+entries! {
+    /// Exchanges this thread's capture mode: what captures would forbid it.
+    fn cudaThreadExchangeStreamCaptureMode(mode: Option<&mut u32>) {
+        let mode = mode.required()?;
+        if *mode > 2 {
+            return Err(CuError::INVALID_VALUE);
+        }
+        *mode = CAPTURE_MODE.replace(*mode);
+        Ok(())
+    }
+}
+
 twins! {
     /// Waits until the stream's work is done.
     fn cudaStreamSynchronize, cudaStreamSynchronize_ptsz(default; stream: u64) {
@@ -105,6 +117,13 @@ twins! {
         Ok(())
     }
 
+    /// What is being captured: nothing. What else the versions of this call answer is defined for captures only.
+    fn cudaStreamGetCaptureInfo, cudaStreamGetCaptureInfo_ptsz(default; stream: u64, status: Out<'_, u32>) {
+        resolve(default, stream)?;
+        status.required()?.write(0);
+        Ok(())
+    }
+
     /// Runs a host function in stream order, on a thread of ours; it must not call CUDA.
     fn cudaLaunchHostFunc, cudaLaunchHostFunc_ptsz(default; stream: u64, function: Option<HostFunction>, data: *mut c_void) {
         let function = function.required()?;
@@ -136,6 +155,11 @@ twins! {
             unsafe { callback(stream, error, data.0) };
         }))
     }
+}
+
+thread_local! {
+    /// `cudaStreamCaptureMode` of this thread: global at first.
+    static CAPTURE_MODE: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
 
 /// `cudaHostFn_t`.
