@@ -3,7 +3,13 @@
 //! The worker is the server's own (`vgpu_server::worker`), only without a process around it. Device and client share
 //! the address space, so the device reserves the window and the client borrows it.
 
+//!
+//! Layout: the harness is here; [`driver`] starts tests under a CUDA driver of choice; [`kernels`] has PTX for them.
+
 #![forbid(unsafe_code)]
+
+pub mod driver;
+pub mod kernels;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -310,7 +310,9 @@ fn a_lost_link_ends_every_wait(wire: Wire) {
     let (harness, session) = connect(wire);
     let stream = session.cuStreamCreateWithPriority(1, 0).expect("a stream");
     let (sender, receiver) = std::sync::mpsc::channel::<()>();
-    let hold = Box::new(move |_| drop(receiver.recv()));
+    let hold = Box::new(move |_| {
+        let _ = receiver.recv();
+    });
     session.launch_host_function(stream, hold).expect("a host function");
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| session.cuStreamSynchronize(stream));

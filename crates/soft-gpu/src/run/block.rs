@@ -7,7 +7,7 @@
 use cuda_types::CuError;
 
 use crate::jit::Exit;
-use crate::jit::context::{Reduce, Request, ThreadContext, WarpOp};
+use crate::jit::context::{Reduce, Request, WarpOp};
 
 use super::fiber::{self, Fiber, Paused};
 use super::grid::{BlockMemory, Grid};
@@ -54,7 +54,6 @@ struct Barrier {
 
 /// A block that is running.
 pub(super) struct Block {
-    contexts: Box<[ThreadContext]>,
     fibers: Vec<Fiber>,
     status: Vec<Status>,
     lanes: Vec<Lane>,
@@ -68,14 +67,12 @@ pub(super) struct Block {
 impl Block {
     /// Block `index` of the grid, ready to run.
     pub(super) fn new(grid: &Grid, index: u64, memory: BlockMemory) -> Result<Block, CuError> {
-        let mut contexts: Box<[ThreadContext]> =
-            (0..grid.threads()).map(|thread| grid.context(index, thread, &memory)).collect();
         let stack_bytes = grid.stack_bytes();
-        let fibers = Fiber::start(&mut contexts, grid.entry(), stack_bytes)
+        let contexts = (0..grid.threads()).map(|thread| grid.context(index, thread, &memory));
+        let fibers = Fiber::start(contexts, grid.entry(), stack_bytes)
             .map_err(|_| CuError::LAUNCH_OUT_OF_RESOURCES)?;
-        let threads = contexts.len();
+        let threads = fibers.len();
         Ok(Block {
-            contexts,
             fibers,
             status: vec![Status::Ready; threads],
             lanes: vec![Lane::default(); threads.next_multiple_of(32)],
@@ -138,7 +135,7 @@ impl Block {
     }
 
     fn run_thread(&mut self, thread: usize) -> Result<(), u32> {
-        match self.fibers[thread].resume(&mut self.contexts[thread]) {
+        match self.fibers[thread].resume() {
             Paused::Ended(Exit::Finished) => {
                 self.status[thread] = Status::Over;
                 self.live -= 1;
@@ -218,8 +215,7 @@ impl Block {
         for (lane, thread) in (0_u32..).zip(lanes) {
             if present >> lane & 1 == 1 {
                 let (result, predicate) = warp::answer(op, lane, present, &brought);
-                self.contexts[thread].result = result;
-                self.contexts[thread].result_predicate = u64::from(predicate);
+                self.fibers[thread].answer(result, predicate);
                 self.status[thread] = Status::Ready;
             }
         }
@@ -237,7 +233,7 @@ impl Block {
         let mask = mask.fold(0, |mask, (lane, _)| mask | 1_u64 << lane);
         for thread in lanes {
             if here(self.status[thread]) {
-                self.contexts[thread].result = mask;
+                self.fibers[thread].answer(mask, true);
                 self.status[thread] = Status::Ready;
             }
         }
@@ -269,7 +265,7 @@ impl Block {
             };
             for thread in 0..self.status.len() {
                 if self.status[thread] == Status::AtBarrier(u32::try_from(id).unwrap_or(0)) {
-                    self.contexts[thread].result = result;
+                    self.fibers[thread].answer(result, true);
                     self.status[thread] = Status::Ready;
                     released = true;
                 }

@@ -13,6 +13,8 @@ use super::trap;
 /// A device thread, or in loop mode all threads of a block one after the other.
 pub(super) struct Fiber {
     coroutine: Option<Coroutine<(), (), (), DefaultStack>>,
+    /// Owned; a raw pointer because the coroutine changes it while it runs.
+    context: *mut ThreadContext,
 }
 
 /// Stacks that are not in use, by size.
@@ -61,44 +63,55 @@ pub(super) enum Paused {
 impl Fiber {
     /// Fibers that will run `entry` with these contexts, on stacks of `bytes` bytes.
     pub(super) fn start(
-        contexts: &mut [ThreadContext],
+        contexts: impl ExactSizeIterator<Item = ThreadContext>,
         entry: usize,
         bytes: usize,
     ) -> std::io::Result<Vec<Fiber>> {
         let stacks = take_stacks(bytes, contexts.len())?;
-        let start = |(stack, context): (DefaultStack, &mut ThreadContext)| {
+        let start = |(stack, mut context): (DefaultStack, ThreadContext)| {
             context.stack_base = stack.base().get() as u64;
             context.stack_limit = stack.limit().get() as u64;
-            let context = std::ptr::from_mut(context).expose_provenance();
+            let context = Box::into_raw(Box::new(context));
+            let shared = context.expose_provenance();
             let coroutine = Coroutine::with_stack(stack, move |yielder, ()| {
-                let context = std::ptr::with_exposed_provenance_mut::<ThreadContext>(context);
-                // SAFETY: the block keeps the contexts in place as long as its fibers; this fiber alone uses its own.
+                let context = std::ptr::with_exposed_provenance_mut::<ThreadContext>(shared);
+                // SAFETY: the fiber keeps its context until it is dropped, and looks at it only while this is suspended.
                 unsafe { (*context).yielder = std::ptr::from_ref(yielder) };
                 // SAFETY: the address of a compiled kernel, which takes exactly this argument.
                 let entry: extern "C" fn(*mut ThreadContext) = unsafe { std::mem::transmute(entry) };
                 entry(context);
             });
-            Fiber { coroutine: Some(coroutine) }
+            Fiber { coroutine: Some(coroutine), context }
         };
         Ok(stacks.into_iter().zip(contexts).map(start).collect())
     }
 
     /// Runs until it asks for something or ends.
-    pub(super) fn resume(&mut self, context: &mut ThreadContext) -> Paused {
+    pub(super) fn resume(&mut self) -> Paused {
         let Some(coroutine) = &mut self.coroutine else { return Paused::Ended(Exit::Finished) };
-        context.request = Request::None;
         let handler = coroutine.trap_handler();
         let (outcome, fault) = trap::catching(&handler, || coroutine.resume(()));
         match outcome {
             CoroutineResult::Return(()) if fault != 0 => Paused::Ended(Exit::Fault(fault)),
             CoroutineResult::Return(()) => Paused::Ended(Exit::Finished),
-            CoroutineResult::Yield(()) => match context.request {
+            // SAFETY: the coroutine is suspended and has written what it asks for; a raw pointer, since it wrote behind
+            // our back.
+            CoroutineResult::Yield(()) => match unsafe { (*self.context).request } {
                 Request::Leave(exit) => {
                     self.abandon();
                     Paused::Ended(exit)
                 }
                 request => Paused::Asks(request),
             },
+        }
+    }
+
+    /// What the suspended thread will be told when it is resumed.
+    pub(super) fn answer(&mut self, result: u64, predicate: bool) {
+        // SAFETY: the coroutine is suspended, so nobody else uses its context.
+        unsafe {
+            (*self.context).result = result;
+            (*self.context).result_predicate = u64::from(predicate);
         }
     }
 
@@ -117,5 +130,7 @@ impl Drop for Fiber {
     fn drop(&mut self) {
         // Dropping a coroutine that is suspended would unwind generated code.
         self.abandon();
+        // SAFETY: made by `Box::into_raw` in `start`, and the coroutine that used it is over.
+        drop(unsafe { Box::from_raw(self.context) });
     }
 }

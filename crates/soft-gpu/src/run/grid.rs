@@ -179,11 +179,11 @@ impl Grid {
     fn work_in_loops(&self) {
         let mut memory = self.block_memory(1);
         while let Some(index) = self.next_block().filter(|_| !self.over()) {
-            let mut context = [self.context(index, 0, &memory)];
-            let Ok(mut fibers) = Fiber::start(&mut context, self.entry(), self.stack_bytes) else {
+            let context = std::iter::once(self.context(index, 0, &memory));
+            let Ok(mut fibers) = Fiber::start(context, self.entry(), self.stack_bytes) else {
                 return self.fail(CuError::LAUNCH_OUT_OF_RESOURCES.0);
             };
-            match fibers[0].resume(&mut context[0]) {
+            match fibers[0].resume() {
                 Paused::Ended(Exit::Finished) => {}
                 Paused::Ended(Exit::Fault(code)) => self.fail(code),
                 // A loop has nothing to wait for; nanosleep and the like are nothing to it.

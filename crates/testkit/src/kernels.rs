@@ -1,0 +1,78 @@
+//! Small PTX modules for tests.
+
+/// `scale(out, in, factor, count)`: `out[i] = in[i] * factor + i`, of 32-bit words. `reverse(data)`: reverses 256 words
+/// through shared memory, across a barrier. `poke(address)`: stores a word there. `forever()`: never ends.
+/// `counter`: a variable of 16 bytes, initially 1, 2, 3, 4.
+pub const MODULE: &str = r"
+.version 7.0
+.target sm_52
+.address_size 64
+
+.visible .global .align 4 .u32 counter[4] = {1, 2, 3, 4};
+
+.visible .entry scale(.param .u64 out, .param .u64 in, .param .u32 factor, .param .u32 count)
+{
+    .reg .pred %p;
+    .reg .b32 %r<8>;
+    .reg .b64 %rd<8>;
+    mov.u32 %r1, %ctaid.x;
+    mov.u32 %r2, %ntid.x;
+    mov.u32 %r3, %tid.x;
+    mad.lo.s32 %r4, %r1, %r2, %r3;
+    ld.param.u32 %r5, [count];
+    setp.ge.u32 %p, %r4, %r5;
+    @%p bra done;
+    ld.param.u64 %rd1, [in];
+    ld.param.u64 %rd2, [out];
+    ld.param.u32 %r6, [factor];
+    cvta.to.global.u64 %rd3, %rd1;
+    cvta.to.global.u64 %rd4, %rd2;
+    mul.wide.u32 %rd5, %r4, 4;
+    add.s64 %rd6, %rd3, %rd5;
+    ld.global.u32 %r7, [%rd6];
+    mad.lo.s32 %r7, %r7, %r6, %r4;
+    add.s64 %rd7, %rd4, %rd5;
+    st.global.u32 [%rd7], %r7;
+done:
+    ret;
+}
+
+.visible .entry reverse(.param .u64 data)
+{
+    .reg .b32 %r<8>;
+    .reg .b64 %rd<8>;
+    .shared .align 4 .b8 held[1024];
+    ld.param.u64 %rd1, [data];
+    cvta.to.global.u64 %rd1, %rd1;
+    mov.u32 %r1, %tid.x;
+    mul.wide.u32 %rd2, %r1, 4;
+    add.s64 %rd3, %rd1, %rd2;
+    ld.global.u32 %r2, [%rd3];
+    shl.b32 %r3, %r1, 2;
+    mov.u32 %r4, held;
+    add.s32 %r5, %r4, %r3;
+    st.shared.u32 [%r5], %r2;
+    bar.sync 0;
+    sub.s32 %r6, 1020, %r3;
+    add.s32 %r6, %r4, %r6;
+    ld.shared.u32 %r7, [%r6];
+    st.global.u32 [%rd3], %r7;
+    ret;
+}
+
+.visible .entry poke(.param .u64 address)
+{
+    .reg .b32 %r1;
+    .reg .b64 %rd1;
+    ld.param.u64 %rd1, [address];
+    mov.u32 %r1, 77;
+    st.global.u32 [%rd1], %r1;
+    ret;
+}
+
+.visible .entry forever()
+{
+again:
+    bra again;
+}
+";

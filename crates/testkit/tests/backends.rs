@@ -1,0 +1,215 @@
+//! One body, every backend: the software GPU itself, a client over memory and over TCP, cudarc on the software GPU's
+//! own `libcuda.so.1`, and an NVIDIA GPU where there is one.
+
+use std::sync::Arc;
+
+use client::Session;
+use cuda_types::{CUdeviceptr, CUfunction, CUmodule, CUstream, CuError, CuResult, Dim3};
+use nvidia::NvidiaGpu;
+use proto::param::Copy2D;
+use proto::{Device, Driver};
+use soft_gpu::{SoftGpu, SoftOptions};
+use testkit::driver::{Library, with_driver};
+use testkit::{Harness, Wire, kernels};
+use vgpu_server::worker::WorkerOptions;
+
+/// A driver and a place in its window that nobody else uses.
+struct Backend<'a> {
+    driver: &'a dyn Driver,
+    base: u64,
+}
+
+const CHUNK: u64 = 2 << 20;
+const WINDOW_BYTES: u64 = 512 << 30;
+
+fn x(x: u32) -> Dim3 {
+    Dim3 { x, y: 1, z: 1 }
+}
+
+fn words(values: impl IntoIterator<Item = u32>) -> Vec<u8> {
+    values.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+impl Backend<'_> {
+    /// One allocation of a whole chunk.
+    fn memory(&self) -> CUdeviceptr {
+        self.driver.vgpuMemMap(self.base, CHUNK).expect("memory");
+        self.driver.cuMemAlloc_v2(CUdeviceptr(self.base), CHUNK).expect("the chunk");
+        CUdeviceptr(self.base)
+    }
+
+    fn module(&self) -> CUmodule {
+        self.driver.cuModuleLoadData(vec![kernels::MODULE.as_bytes()]).expect("PTX that every device takes").0
+    }
+
+    fn kernel(&self, name: &std::ffi::CStr) -> CUfunction {
+        self.driver.cuModuleGetFunction(self.module(), name).expect("a kernel of the module")
+    }
+
+    fn read(&self, from: CUdeviceptr, bytes: u64) -> Vec<u8> {
+        self.driver.cuMemcpyDtoH_v2(from, bytes, CUstream::NULL).expect("readable")
+    }
+}
+
+fn memory_keeps_what_was_put_there(backend: &Backend<'_>) {
+    let (driver, memory) = (backend.driver, backend.memory());
+    let at = |offset: u64| CUdeviceptr(memory.0 + offset);
+    driver.cuMemcpyHtoD_v2(memory, &words(0..1000), CUstream::NULL).expect("up");
+    driver.cuMemcpyDtoDAsync_v2(at(8192), memory, 4000, CUstream::NULL).expect("across");
+    driver.cuMemsetD32Async(at(8192), 0xdead_beef, 10, CUstream::NULL).expect("set");
+    driver.cuMemsetD16Async(at(8192 + 40), 0x1234, 2, CUstream::NULL).expect("set");
+    driver.cuMemsetD8Async(at(8192 + 44), 0x56, 4, CUstream::NULL).expect("set");
+    let expected: Vec<u32> = (0..1000)
+        .map(|i| match i {
+            0..10 => 0xdead_beef,
+            10 => 0x1234_1234,
+            11 => 0x5656_5656,
+            i => i,
+        })
+        .collect();
+    assert_eq!(backend.read(at(8192), 4000), words(expected));
+    // A rectangle of 3 rows of 8 bytes, out of rows of 64 into rows of 32.
+    let copy = Copy2D { dst: at(65536), dst_pitch: 32, src: memory, src_pitch: 64, width: 8, height: 3 };
+    driver.cuMemsetD2D8Async(at(65536), 32, 0, 32, 3, CUstream::NULL).expect("set");
+    driver.cuMemcpy2DAsync_v2(copy, CUstream::NULL).expect("across");
+    let mut expected = vec![0; 96];
+    for row in 0..3_usize {
+        let first = u32::try_from(row * 16).expect("small");
+        expected[row * 32..row * 32 + 8].copy_from_slice(&words([first, first + 1]));
+    }
+    assert_eq!(backend.read(at(65536), 96), expected);
+}
+
+fn kernels_compute_and_meet_at_barriers(backend: &Backend<'_>) {
+    let (driver, memory) = (backend.driver, backend.memory());
+    let out = CUdeviceptr(memory.0 + 65536);
+    driver.cuMemcpyHtoD_v2(memory, &words(0..1000), CUstream::NULL).expect("up");
+    let arguments =
+        [&out.0.to_le_bytes()[..], &memory.0.to_le_bytes(), &3_u32.to_le_bytes(), &1000_u32.to_le_bytes()];
+    let scale = backend.kernel(c"scale");
+    driver.cuLaunchKernel(scale, x(8), x(128), 0, CUstream::NULL, &arguments.concat()).expect("launched");
+    assert_eq!(backend.read(out, 4000), words((0..1000).map(|i| i * 4)));
+    let reverse = backend.kernel(c"reverse");
+    driver.cuLaunchKernel(reverse, x(1), x(256), 0, CUstream::NULL, &out.0.to_le_bytes()).expect("launched");
+    assert_eq!(backend.read(out, 1024), words((0..256).rev().map(|i| i * 4)));
+}
+
+fn variables_of_a_module_can_be_read_and_written(backend: &Backend<'_>) {
+    let (_, facts) = backend.driver.cuModuleLoadData(vec![kernels::MODULE.as_bytes()]).expect("PTX");
+    let counter =
+        facts.globals.iter().find(|global| global.name == "counter").expect("a variable of the module");
+    assert_eq!(counter.bytes, 16);
+    assert_eq!(backend.read(CUdeviceptr(counter.address), 16), words([1, 2, 3, 4]));
+    backend.driver.cuMemcpyHtoD_v2(CUdeviceptr(counter.address), &words([9, 8]), CUstream::NULL).expect("up");
+    assert_eq!(backend.read(CUdeviceptr(counter.address), 16), words([9, 8, 3, 4]));
+    let sizes = |name: &str| {
+        facts.functions.iter().find(|kernel| kernel.name == name).map(|kernel| kernel.parameters.clone())
+    };
+    assert_eq!(sizes("scale"), Some(vec![8, 8, 4, 4]));
+    assert_eq!(sizes("forever"), Some(vec![]));
+}
+
+fn streams_and_events_keep_order(backend: &Backend<'_>) {
+    let (driver, memory) = (backend.driver, backend.memory());
+    let streams = [(); 2].map(|()| driver.cuStreamCreateWithPriority(1, 0).expect("a stream"));
+    let [start, end] = [(); 2].map(|()| driver.cuEventCreate(0).expect("an event"));
+    driver.cuEventRecord(start, streams[0]).expect("recorded");
+    for round in 0..100 {
+        let (this, other) = (streams[round % 2], streams[(round + 1) % 2]);
+        driver.cuMemsetD32Async(memory, u32::try_from(round).expect("small"), 1000, this).expect("set");
+        driver.cuEventRecord(end, this).expect("recorded");
+        driver.cuStreamWaitEvent(other, end, 0).expect("waits");
+    }
+    driver.cuEventSynchronize(end).expect("done");
+    assert_eq!(driver.cuEventQuery(end), Ok(()));
+    assert!(driver.cuEventElapsedTime(start, end).expect("both recorded") >= 0.0);
+    assert_eq!(driver.cuStreamQuery(streams[1]), Ok(()));
+    assert_eq!(backend.read(memory, 4000), words([99; 1000]));
+    for stream in streams {
+        driver.cuStreamDestroy_v2(stream).expect("destroyed");
+    }
+}
+
+fn a_name_that_does_not_exist_is_not_found(backend: &Backend<'_>) {
+    let module = backend.module();
+    let wanted = |name: &std::ffi::CStr| -> CuResult<i32> {
+        let function = backend.driver.cuModuleGetFunction(module, name)?;
+        backend.driver.cuFuncGetAttribute(function, 0)
+    };
+    assert_eq!(wanted(c"no_such_kernel"), Err(CuError::NOT_FOUND));
+    assert!(wanted(c"scale").expect("it exists") >= 32);
+    assert!(backend.driver.cuModuleLoadData(vec![b"this is no module"]).is_err());
+}
+
+fn a_fault_breaks_the_context_and_stays(backend: &Backend<'_>) {
+    let driver = backend.driver;
+    let poke = backend.kernel(c"poke");
+    assert_eq!(driver.cuCtxSynchronize(), Ok(()));
+    driver.cuLaunchKernel(poke, x(1), x(1), 0, CUstream::NULL, &0_u64.to_le_bytes()).expect("launched");
+    assert_eq!(driver.cuCtxSynchronize(), Err(CuError::ILLEGAL_ADDRESS));
+    assert_eq!(driver.cuCtxSynchronize(), Err(CuError::ILLEGAL_ADDRESS));
+    assert_eq!(driver.cuMemGetInfo_v2(), Err(CuError::ILLEGAL_ADDRESS));
+}
+
+fn soft() -> SoftGpu {
+    SoftGpu::open(0, SoftOptions::default()).expect("a software GPU")
+}
+
+fn directly(body: fn(&Backend<'_>)) {
+    let gpu = soft();
+    // Tests of one process share the address space.
+    let base = (0..64)
+        .map(|slot| 0x2000_0000_0000 + slot * WINDOW_BYTES)
+        .find(|base| gpu.reserve_window(*base, WINDOW_BYTES).is_ok())
+        .expect("room for a window");
+    body(&Backend { driver: &gpu, base });
+}
+
+fn remotely(wire: Wire, body: fn(&Backend<'_>)) {
+    let harness = Harness::new(wire, Arc::new(soft()), 0, WorkerOptions::default());
+    let session: Arc<Session> = harness.remote.session().expect("a worker");
+    // The session gives out its window from below; this test uses the upper half.
+    let given = session.cuMemAlloc(1).expect("memory");
+    body(&Backend { driver: &*session, base: given.0 / WINDOW_BYTES * WINDOW_BYTES + WINDOW_BYTES / 2 });
+}
+
+fn through_cudarc(library: Library, test: &str, body: fn(&Backend<'_>)) {
+    with_driver(library, test, || match NvidiaGpu::open(0) {
+        Ok(gpu) => {
+            const BASE: u64 = 0x2000_0000_0000;
+            gpu.reserve_window(BASE, WINDOW_BYTES).expect("a window at a fixed place");
+            body(&Backend { driver: &gpu, base: BASE });
+        }
+        Err(error) if library == Library::Installed => println!("skipped: no NVIDIA GPU here ({error})"),
+        Err(error) => panic!("the software GPU's library does not open: {error}"),
+    });
+}
+
+macro_rules! on_every_backend {
+    ($($body:ident)*) => {
+        mod on_soft_gpu { $(#[test] fn $body() { super::directly(super::$body) })* }
+        mod over_memory { $(#[test] fn $body() { super::remotely(super::Wire::Memory, super::$body) })* }
+        mod over_tcp { $(#[test] fn $body() { super::remotely(super::Wire::Tcp, super::$body) })* }
+        mod on_soft_libcuda {
+            $(#[test] fn $body() {
+                let test = concat!("on_soft_libcuda::", stringify!($body));
+                super::through_cudarc(super::Library::Soft, test, super::$body)
+            })*
+        }
+        mod on_nvidia_gpu {
+            $(#[test] fn $body() {
+                let test = concat!("on_nvidia_gpu::", stringify!($body));
+                super::through_cudarc(super::Library::Installed, test, super::$body)
+            })*
+        }
+    };
+}
+
+on_every_backend! {
+    memory_keeps_what_was_put_there
+    kernels_compute_and_meet_at_barriers
+    variables_of_a_module_can_be_read_and_written
+    streams_and_events_keep_order
+    a_name_that_does_not_exist_is_not_found
+    a_fault_breaks_the_context_and_stays
+}
