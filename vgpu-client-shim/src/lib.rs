@@ -8,7 +8,7 @@
 //! * [`table`]: the functions behind the names, per major, from `symbols/cudart.txt`
 //! * `config`, `log`: the environment, lines on standard error
 //! * `edge`: what the shapes of entry points may assume
-//! * `state`, `handles`, `registry`, `images`: devices and threads; streams and events; what was registered
+//! * `state`, `handles`, `registry`, `images`, `globals`: devices and threads; streams and events; what was registered
 //! * `process`: what the client crate needs of this process: threads, address space, fork, exit
 //! * `runtime`: the chapters: `device memory stream event launch ...`
 
@@ -16,6 +16,7 @@
 
 mod config;
 mod edge;
+mod globals;
 mod handles;
 mod images;
 mod log;

@@ -1,5 +1,6 @@
 //! What the client crate needs of this process: threads that no signal reaches, address space, fork and exit.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -7,7 +8,6 @@ use client::Environment;
 use client::environment::{Severity, forget_after_fork};
 
 use crate::log;
-use crate::state::devices;
 
 /// How long the exit of the program waits for what it has posted.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -58,18 +58,22 @@ pub(crate) fn reserve(base: u64, bytes: u64) -> bool {
     true
 }
 
-/// From the first connection on: a forked child gives the links up, the program's exit says farewell.
-pub(crate) fn watch_fork_and_exit() {
+/// Set when this library's end has begun: what is called after it answers `DEINITIALIZED`.
+static ENDED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the program has ended but for destructors that run after ours.
+pub(crate) fn has_ended() -> bool {
+    ENDED.load(Ordering::Relaxed)
+}
+
+/// From the first connection on, a forked child gives the links up.
+pub(crate) fn watch_fork() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // SAFETY: the handler only touches atomics and closes descriptors, which a forked child may do.
-        let forks = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
-        // SAFETY: this library is never unloaded.
-        let exits = unsafe { libc::atexit(at_exit) };
-        if forks != 0 || exits != 0 {
-            log::warn(format_args!(
-                "no handler for fork and exit: posted work may be lost when the program ends"
-            ));
+        let failed = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        if failed != 0 {
+            log::warn(format_args!("no handler for fork: a forked child must not use CUDA"));
         }
     });
 }
@@ -81,12 +85,19 @@ extern "C" fn in_child() {
     }
 }
 
-extern "C" fn at_exit() {
-    // A panic cannot leave an exit handler; the program ends anyway.
+/// Sends what is posted and a farewell when the program ends.
+///
+/// Not `atexit`: the program's own handlers and the destructors of its globals still free memory, and run after a
+/// handler that the first CUDA call registers, but before the destructors of libraries.
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static AT_END: extern "C" fn() = at_end;
+
+extern "C" fn at_end() {
+    // A panic cannot leave a destructor; the program ends anyway.
     let _ = std::panic::catch_unwind(|| {
-        for device in devices().iter() {
-            device.close(FAREWELL);
-        }
+        ENDED.store(true, Ordering::Relaxed);
+        crate::state::close_all(FAREWELL);
     });
 }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use cuda_types::{CUfunction, CUmodule, CuError, CuResult};
 use proto::{FunctionFacts, GlobalFacts, ModuleCalls};
 
+use crate::globals::GLOBALS;
 use crate::images::Images;
 use crate::log;
 use crate::runtime::error::{INVALID_DEVICE_FUNCTION, INVALID_SYMBOL};
@@ -87,6 +88,9 @@ pub(crate) fn remove_fatbin(handle: usize) {
     for (ordinal, module) in modules {
         let device = crate::handles::device(ordinal);
         let session = device.ok().and_then(Device::open_session);
+        for global in module.iter().flat_map(|module| module.globals.values()) {
+            GLOBALS.remove(ordinal, global.address);
+        }
         if let (Ok(module), Some(session)) = (module, session) {
             // The link may be gone already: then the module is, too.
             let _ = session.cuModuleUnload(module.handle);
@@ -159,22 +163,9 @@ pub(crate) fn variable(shadow: *const c_void, device: &Device) -> CuResult<(u64,
     Ok((global.address, bytes as u64))
 }
 
-/// Whether a variable of a module loaded on the device holds `address`: they lie outside its window.
-pub(crate) fn variable_holding(ordinal: usize, address: u64) -> bool {
-    let holds = |module: &Module| {
-        let mut globals = module.globals.values();
-        globals.any(|global| address >= global.address && address - global.address < global.bytes)
-    };
-    read(|registry| {
-        registry.fatbins.values().any(|fatbin| match lock(&fatbin.modules).get(&ordinal) {
-            Some(Ok(module)) => holds(module),
-            _ => false,
-        })
-    })
-}
-
 /// Forgets what is loaded on a device: its context is gone.
 pub(crate) fn forget_device(ordinal: usize) {
+    GLOBALS.remove_device(ordinal);
     read(|registry| {
         for fatbin in registry.fatbins.values() {
             lock(&fatbin.modules).remove(&ordinal);
@@ -231,6 +222,9 @@ impl Fatbin {
             facts.functions.len(),
             facts.globals.len()
         ));
+        for global in &facts.globals {
+            GLOBALS.add(device.ordinal, global.address, global.bytes);
+        }
         let functions =
             facts.functions.into_iter().map(|function| (function.name.clone(), Arc::new(function)));
         let globals = facts.globals.into_iter().map(|global| (global.name.clone(), global));

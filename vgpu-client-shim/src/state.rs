@@ -10,6 +10,7 @@ use cuda_types::{CUdeviceptr, CUstream, CuError, CuResult, Dim3};
 use proto::{DeviceFacts, StreamCalls};
 
 use crate::config::{Target, config};
+use crate::globals::GLOBALS;
 use crate::handles::{EVENTS, STREAMS};
 use crate::{log, process, registry};
 use client::{Remote, Session};
@@ -40,9 +41,18 @@ pub(crate) struct Preferences {
     pub(crate) shared_memory_config: u32,
 }
 
+static DEVICES: OnceLock<Devices> = OnceLock::new();
+
+/// Says farewell to every server, if there is one.
+pub(crate) fn close_all(patience: std::time::Duration) {
+    let connected = DEVICES.get().into_iter().flat_map(Devices::iter).filter_map(|device| device.link.get());
+    for remote in connected.flatten() {
+        remote.close(patience);
+    }
+}
+
 /// The devices; read from the environment at the first call.
 pub(crate) fn devices() -> &'static Devices {
-    static DEVICES: OnceLock<Devices> = OnceLock::new();
     DEVICES.get_or_init(|| match &config().devices {
         Ok(targets) => {
             let all =
@@ -92,17 +102,24 @@ impl Devices {
         self.all.iter()
     }
 
-    /// The device whose memory holds `address`; `None` for host memory.
-    ///
-    /// The current device is asked first: addresses outside the windows (module variables) may be the same on two.
+    /// The device in whose window `address` lies; `None` for host memory and for variables of modules.
+    pub(crate) fn owner(&self, address: u64) -> Option<&Device> {
+        self.find(|device| device.open_session().is_some_and(|session| session.owns(CUdeviceptr(address))))
+    }
+
+    /// The device whose memory holds an address that the program says is a device's.
     pub(crate) fn holding(&self, address: u64) -> Option<&Device> {
-        let holds = |device: &&Device| {
-            let open = device.open_session();
-            open.is_some_and(|session| session.owns(CUdeviceptr(address)))
-                || registry::variable_holding(device.ordinal, address)
-        };
-        let current = self.current().ok().into_iter();
-        current.chain(self.all.iter()).find(holds)
+        self.owner(address).or_else(|| self.find(|device| GLOBALS.holds(device.ordinal, address, false)))
+    }
+
+    /// The device whose memory holds an address of which the program says nothing.
+    pub(crate) fn guess(&self, address: u64) -> Option<&Device> {
+        self.owner(address).or_else(|| self.find(|device| GLOBALS.holds(device.ordinal, address, true)))
+    }
+
+    /// The first device that meets a condition, beginning with this thread's.
+    fn find(&self, condition: impl Fn(&&Device) -> bool) -> Option<&Device> {
+        self.current().ok().into_iter().chain(self.all.iter()).find(condition)
     }
 }
 
@@ -137,19 +154,19 @@ impl Device {
 
     /// The device's primary context, made at the first call that needs it.
     pub(crate) fn session(&self) -> CuResult<Arc<Session>> {
+        if IN_HOST_FUNCTION.get() {
+            // CUDA Runtime API, cudaLaunchHostFunc: a host function must not make CUDA calls.
+            return Err(CuError::NOT_PERMITTED);
+        }
+        if process::has_ended() {
+            return Err(CuError::DEINITIALIZED);
+        }
         self.remote()?.session()
     }
 
     /// The primary context, if there is one already.
     pub(crate) fn open_session(&self) -> Option<Arc<Session>> {
         self.link.get()?.as_ref().ok()?.active()
-    }
-
-    /// Says farewell to the server; called when the process ends.
-    pub(crate) fn close(&self, patience: std::time::Duration) {
-        if let Some(Ok(remote)) = self.link.get() {
-            remote.close(patience);
-        }
     }
 
     /// Ends the primary context: everything that was made in it is gone. The next call makes a new one.
@@ -171,19 +188,37 @@ impl Device {
         let environment = process::environment();
         let remote = Remote::connect(address.clone(), ordinal, environment, process::reserve)
             .map_err(|error| format!("{named_by}: {error}"))?;
-        process::watch_fork_and_exit();
+        process::watch_fork();
         log::info(format_args!("device {}: {} at {address}", self.ordinal, remote.facts().name));
         Ok(remote)
     }
 }
 
 thread_local! {
+    /// This thread runs a host function of the program.
+    static IN_HOST_FUNCTION: Cell<bool> = const { Cell::new(false) };
     /// The device of this thread, by ordinal.
     static CURRENT: Cell<i32> = const { Cell::new(0) };
     /// Launches between `<<<` and the kernel's stub.
     static CONFIGURATIONS: RefCell<Vec<LaunchConfiguration>> = const { RefCell::new(Vec::new()) };
     /// This thread's default streams, by device.
     static OWN_STREAMS: RefCell<OwnStreams> = const { RefCell::new(OwnStreams(Vec::new())) };
+}
+
+/// While it lives, this thread's CUDA calls are refused.
+pub(crate) struct HostFunctionGuard;
+
+impl HostFunctionGuard {
+    pub(crate) fn enter() -> HostFunctionGuard {
+        IN_HOST_FUNCTION.set(true);
+        HostFunctionGuard
+    }
+}
+
+impl Drop for HostFunctionGuard {
+    fn drop(&mut self) {
+        IN_HOST_FUNCTION.set(false);
+    }
 }
 
 /// What stands between `<<<` and `>>>`.

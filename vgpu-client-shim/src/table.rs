@@ -47,6 +47,8 @@ pub extern "C" fn vgpu_core_v1(major: c_int) -> *const CoreTable {
 /// The arguments are not looked at; in the C calling convention the caller removes them.
 extern "C" fn unsupported<const NAME: usize>() -> u32 {
     static SAID: [AtomicBool; NAMES.len()] = [const { AtomicBool::new(false) }; NAMES.len()];
+    // The line obeys VGPU_LOG, which is read with the rest of the environment.
+    crate::config::config();
     if !SAID[NAME].swap(true, Ordering::Relaxed) {
         crate::log::warn(format_args!("{} is not supported", NAMES[NAME]));
     }

@@ -110,7 +110,7 @@ fn streams_events_and_host_functions_keep_their_order() {
     passes(
         13,
         r#"static int steps[3], count;
-        static void step(void *data) { usleep(20000); steps[count++] = (int)(long)data; }
+        static void step(void *data) { usleep(20000); if (cudaDeviceSynchronize() != 800) count = 100; steps[count++] = (int)(long)data; }
         static void called(S stream, E error, void *data) { steps[count++] = error ? -1 : (int)(long)data; }
         int main(void) {
         S one, two, start, end, plain; OK(cudaStreamCreate(&one)); OK(cudaStreamCreateWithFlags(&two, 1));
@@ -306,7 +306,29 @@ fn a_lost_connection_is_an_error_and_no_hang() {
     let variables = [("VGPU_SERVER", server.list.as_str()), ("SERVER_ID", id.as_str())];
     let start = Instant::now();
     let Some(ran) = run_c(folder.path(), 13, body, &variables) else { return };
-    assert_eq!(ran.stdout, "46 46\n", "{}", ran.stderr);
+    assert_eq!((ran.stdout.as_str(), ran.status), ("46 46\n", Some(0)), "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("vgpu:").count(), 1, "{}", ran.stderr);
     assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn destructors_of_the_program_still_free_and_what_is_posted_last_arrives() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), "null");
+    let body = r#"static void *a; static int counted; static void count(void *data) { counted++; write(1, "ran\n", 4); }
+        __attribute__((destructor)) static void late(void) { printf("free %d\n", cudaFree(a)); }
+        static void handler(void) { printf("set %d\n", cudaMemset(a, 1, 64)); }
+        int main(void) { atexit(handler); OK(cudaMalloc(&a, 64)); OK(cudaLaunchHostFunc(0, count, 0)); OK(cudaDeviceSynchronize()); return 0; }"#;
+    let Some(ran) = run_c(folder.path(), 13, body, &[("VGPU_SERVER", &server.list)]) else { return };
+    assert_eq!(ran.stdout, "ran\nset 0\nfree 0\n", "{}", ran.stderr);
+    assert_eq!((ran.stderr.as_str(), ran.status), ("", Some(0)));
+}
+
+#[test]
+fn a_structure_that_is_answered_by_value_is_whole() {
+    passes(
+        13,
+        r#"struct D { int x, y, z, w, f; }; extern struct D cudaCreateChannelDesc(int, int, int, int, int);
+        int main(void) { struct D d = cudaCreateChannelDesc(1, 2, 3, 4, 5); TRUE(d.x == 1 && d.w == 4 && d.f == 5); puts("done"); return 0; }"#,
+    );
 }

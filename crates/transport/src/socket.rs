@@ -117,6 +117,9 @@ impl SocketLink {
     }
 }
 
+/// `MSG_NOSIGNAL` of send(2).
+const NO_SIGNAL: i32 = 0x4000;
+
 fn connect_tcp(address: SocketAddr, timeout: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.connect_timeout(&address.into(), timeout)?;
@@ -129,8 +132,8 @@ impl Link for SocketLink {
             parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
         let mut left = &mut slices[..];
         while !left.is_empty() {
-            // send_vectored passes MSG_NOSIGNAL: a lost peer is an error here and no signal to a foreign program.
-            match SockRef::from(&self.socket).send_vectored(left) {
+            // A lost peer is an error here and no SIGPIPE: the program around us has its own way with signals.
+            match SockRef::from(&self.socket).send_vectored_with_flags(left, NO_SIGNAL) {
                 Ok(sent) => IoSlice::advance_slices(&mut left, sent),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.lost(error)),

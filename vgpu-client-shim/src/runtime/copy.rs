@@ -157,7 +157,13 @@ fn way(target: &Resolved, dst: u64, src: u64, kind: c_int) -> CuResult<Way> {
     if dst == 0 || src == 0 {
         return Err(CuError::INVALID_VALUE);
     }
-    let way = match (devices().holding(dst), devices().holding(src)) {
+    let end = |address, is_device: bool| match (kind, is_device) {
+        (4, _) => devices().guess(address),
+        (_, true) => devices().holding(address),
+        // Named as host memory: only an address that cannot be one shows a mistake.
+        (_, false) => devices().owner(address),
+    };
+    let way = match (end(dst, kind == 1 || kind == 3), end(src, kind == 2 || kind == 3)) {
         (None, None) => Way::HostToHost,
         (Some(to), None) => Way::ToDevice(to),
         (None, Some(from)) => Way::ToHost(from),

@@ -138,7 +138,7 @@ pub(crate) struct PointerAttributes13 {
 }
 
 fn attributes_of(pointer: u64) -> CuResult<PointerAttributes> {
-    if let Some(device) = devices().holding(pointer) {
+    if let Some(device) = devices().guess(pointer) {
         let session = device.open_session();
         let allocated = session.is_none_or(|session| {
             !session.owns(CUdeviceptr(pointer)) || session.allocation(CUdeviceptr(pointer)).is_some()
@@ -181,7 +181,7 @@ fn free(pointer: u64) -> CuResult<()> {
         return devices().current()?.session()?.check();
     }
     // No context, then nothing was allocated; but a server that is gone is told first.
-    let Some(device) = devices().holding(pointer) else {
+    let Some(device) = devices().owner(pointer) else {
         devices().current()?.session()?.check()?;
         return Err(CuError::INVALID_VALUE);
     };

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use crate::edge::{DefaultStream, Out, Required, entries, twins};
 use crate::handles::{self, EVENTS, STREAMS, Stream, resolve};
-use crate::state::devices;
+use crate::state::{HostFunctionGuard, devices};
 
 /// `cudaStreamNonBlocking`.
 const NON_BLOCKING: u32 = 1;
@@ -114,6 +114,7 @@ twins! {
             // CUDA Runtime API, cudaLaunchHostFunc: not called after an error in the context.
             if error == 0 {
                 let data = data;
+                let _guard = HostFunctionGuard::enter();
                 // SAFETY: the function and data that the program gave, once, in stream order.
                 unsafe { function(data.0) };
             }
@@ -130,6 +131,7 @@ twins! {
         let data = SendData(data);
         target.session.launch_host_function(target.stream, Box::new(move |error| {
             let data = data;
+            let _guard = HostFunctionGuard::enter();
             // SAFETY: the callback and data that the program gave, once, in stream order.
             unsafe { callback(stream, error, data.0) };
         }))

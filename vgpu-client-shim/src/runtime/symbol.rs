@@ -6,6 +6,7 @@ use cuda_types::{CuError, CuResult};
 
 use super::copy::{Timing, copy};
 use crate::edge::{Out, Required, entries, twins};
+use crate::globals::GLOBALS;
 use crate::handles::{Resolved, resolve};
 use crate::registry;
 use crate::state::devices;
@@ -14,7 +15,10 @@ entries! {
     /// Where a variable lies on the current device.
     fn cudaGetSymbolAddress(pointer: Out<'_, u64>, symbol: *const c_void) {
         let pointer = pointer.required()?;
-        pointer.write(registry::variable(symbol, devices().current()?)?.0);
+        let device = devices().current()?;
+        let (address, _) = registry::variable(symbol, device)?;
+        GLOBALS.tell(device.ordinal, address);
+        pointer.write(address);
         Ok(())
     }
 
@@ -32,28 +36,37 @@ twins! {
     fn cudaMemcpyToSymbol, cudaMemcpyToSymbol_ptds(default; symbol: *const c_void, src: u64, bytes: usize, offset: usize, kind: c_int) {
         let target = resolve(default, 0)?;
         let variable = part(&target, symbol, bytes, offset)?;
-        copy(&target, variable, src, bytes, kind, Timing::Sync)
+        copy(&target, variable, src, bytes, known(kind, src, 1), Timing::Sync)
     }
 
     /// Copies to a variable in stream order.
     fn cudaMemcpyToSymbolAsync, cudaMemcpyToSymbolAsync_ptsz(default; symbol: *const c_void, src: u64, bytes: usize, offset: usize, kind: c_int, stream: u64) {
         let target = resolve(default, stream)?;
         let variable = part(&target, symbol, bytes, offset)?;
-        copy(&target, variable, src, bytes, kind, Timing::Async)
+        copy(&target, variable, src, bytes, known(kind, src, 1), Timing::Async)
     }
 
     /// Copies from a variable.
     fn cudaMemcpyFromSymbol, cudaMemcpyFromSymbol_ptds(default; dst: u64, symbol: *const c_void, bytes: usize, offset: usize, kind: c_int) {
         let target = resolve(default, 0)?;
         let variable = part(&target, symbol, bytes, offset)?;
-        copy(&target, dst, variable, bytes, kind, Timing::Sync)
+        copy(&target, dst, variable, bytes, known(kind, dst, 2), Timing::Sync)
     }
 
     /// Copies from a variable in stream order.
     fn cudaMemcpyFromSymbolAsync, cudaMemcpyFromSymbolAsync_ptsz(default; dst: u64, symbol: *const c_void, bytes: usize, offset: usize, kind: c_int, stream: u64) {
         let target = resolve(default, stream)?;
         let variable = part(&target, symbol, bytes, offset)?;
-        copy(&target, dst, variable, bytes, kind, Timing::Async)
+        copy(&target, dst, variable, bytes, known(kind, dst, 2), Timing::Async)
+    }
+}
+
+/// `cudaMemcpyDefault` (4) with one end known to be a variable: within devices (3), or `otherwise` with the host.
+fn known(kind: c_int, other_end: u64, otherwise: c_int) -> c_int {
+    match kind {
+        4 if devices().guess(other_end).is_some() => 3,
+        4 => otherwise,
+        said => said,
     }
 }
 

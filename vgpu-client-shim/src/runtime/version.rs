@@ -1,4 +1,4 @@
-//! Versions.
+//! What is told without a device: versions, channel descriptions.
 
 use std::ffi::c_int;
 
@@ -25,4 +25,23 @@ entries! {
         version.write(current.map_or(0, |facts| facts.driver_version));
         Ok(())
     }
+}
+
+/// `cudaChannelFormatDesc`: bits of each component, and their kind.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ChannelFormat {
+    bits: [c_int; 4],
+    kind: c_int,
+}
+
+/// Puts a channel description together. No error to answer, so it is not an entry like the others.
+pub(crate) extern "C" fn cudaCreateChannelDesc(
+    x: c_int,
+    y: c_int,
+    z: c_int,
+    w: c_int,
+    kind: c_int,
+) -> ChannelFormat {
+    ChannelFormat { bits: [x, y, z, w], kind }
 }
