@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cuda_types::CuError;
 use nvidia::NvidiaGpu;
 use proto::Device;
+use soft_gpu::{SoftGpu, SoftOptions};
 
 use crate::null::NullGpu;
 
@@ -14,6 +15,8 @@ use crate::null::NullGpu;
 pub enum Driver {
     /// Counts and checks, computes nothing; the flag leaves out the copies.
     Null { dma_free: bool },
+    /// The software GPU.
+    Soft,
     /// An NVIDIA GPU through the installed driver, or through the one that is named.
     Cuda { library: Option<PathBuf> },
 }
@@ -25,11 +28,12 @@ impl std::str::FromStr for Driver {
         match text {
             "null" => Ok(Driver::Null { dma_free: false }),
             "null-dma-free" => Ok(Driver::Null { dma_free: true }),
+            "soft" => Ok(Driver::Soft),
             "cuda" => Ok(Driver::Cuda { library: None }),
             path if path.contains('/') => Ok(Driver::Cuda { library: Some(path.into()) }),
-            other => {
-                Err(format!("no driver {other:?}: say cuda, null, null-dma-free or a path to a libcuda.so.1"))
-            }
+            other => Err(format!(
+                "no driver {other:?}: say soft, cuda, null, null-dma-free or a path to a libcuda.so.1"
+            )),
         }
     }
 }
@@ -39,6 +43,7 @@ impl std::fmt::Display for Driver {
         match self {
             Driver::Null { dma_free: false } => f.write_str("null"),
             Driver::Null { dma_free: true } => f.write_str("null-dma-free"),
+            Driver::Soft => f.write_str("soft"),
             Driver::Cuda { library: None } => f.write_str("cuda"),
             Driver::Cuda { library: Some(path) } => path.display().fmt(f),
         }
@@ -50,6 +55,7 @@ impl Driver {
     pub fn open(&self, ordinal: u32) -> Result<Arc<dyn Device>, CuError> {
         match self {
             Driver::Null { dma_free } => Ok(Arc::new(NullGpu::new(*dma_free))),
+            Driver::Soft => Ok(Arc::new(SoftGpu::open(ordinal, SoftOptions::default())?)),
             Driver::Cuda { .. } => Ok(Arc::new(NvidiaGpu::open(ordinal)?)),
         }
     }
@@ -58,7 +64,7 @@ impl Driver {
     pub fn library(&self) -> Option<&Path> {
         match self {
             Driver::Cuda { library } => library.as_deref(),
-            Driver::Null { .. } => None,
+            Driver::Null { .. } | Driver::Soft => None,
         }
     }
 }

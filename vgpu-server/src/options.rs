@@ -23,7 +23,7 @@ pub struct Options {
     pub device: u32,
 
     /// What drives the device: soft (the software GPU), cuda (NVIDIA's driver), a path to a libcuda.so.1, null or null-dma-free (computes nothing; for measurements)
-    #[arg(long, value_name = "soft|cuda|PATH|null", default_value = "null")]
+    #[arg(long, value_name = "soft|cuda|PATH|null", default_value = "soft")]
     pub driver: Driver,
 
     /// Address to listen on; without it only programs on this machine are served

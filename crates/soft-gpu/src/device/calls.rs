@@ -247,7 +247,7 @@ impl ModuleCalls for SoftGpu {
         self.queues.check()?;
         let texts = images.iter().map(|image| self.text(image)).collect::<CuResult<Vec<_>>>()?;
         let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
-        let program = self.engine.load(&texts)?;
+        let program = self.engine.load(&texts, self.memory.window())?;
         let facts = ModuleFacts { functions: program.functions(), globals: program.globals() };
         for global in &facts.globals {
             self.memory.add_variable(global.address, global.bytes);
@@ -281,7 +281,8 @@ impl ModuleCalls for SoftGpu {
     }
 
     fn cuFuncGetAttribute(&self, func: CUfunction, attribute: i32) -> CuResult<i32> {
-        let facts = self.kernel(func)?.facts();
+        let kernel = self.kernel(func)?;
+        let facts = kernel.facts();
         usize::try_from(attribute)
             .ok()
             .and_then(|index| facts.attributes.get(index).copied())
@@ -300,11 +301,12 @@ impl ModuleCalls for SoftGpu {
         dynamic_shared_bytes: u64,
         _: u32,
     ) -> CuResult<i32> {
-        let facts = self.kernel(func)?.facts();
+        let kernel = self.kernel(func)?;
+        let facts = kernel.facts();
         if block_size <= 0 {
             return Err(CuError::INVALID_VALUE);
         }
-        Ok(facts::resident_blocks(&facts, block_size, dynamic_shared_bytes))
+        Ok(facts::resident_blocks(facts, block_size, dynamic_shared_bytes))
     }
 }
 
@@ -363,14 +365,12 @@ impl SoftGpu {
         if arguments.len() as u64 != expected {
             return Err(CuError::INVALID_VALUE);
         }
-        let (arguments, shared, memory) =
-            (arguments.to_vec(), Arc::clone(&self.shared), Arc::clone(&self.memory));
+        let (arguments, shared) = (arguments.to_vec(), Arc::clone(&self.shared));
         let run = move || {
             let print = |text: &[u8]| {
                 shared.printed.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(text);
             };
             let context = RunContext {
-                window: memory.window(),
                 print: &print,
                 abort: &shared.abort,
                 threads: shared.threads,

@@ -8,8 +8,9 @@ use proto::{FunctionFacts, GlobalFacts};
 
 /// Makes programs from PTX.
 pub trait Engine: Send + Sync {
-    /// Checks and links PTX texts into one program, and gives its variables memory. Kernels are compiled at first use.
-    fn load(&self, texts: &[&str]) -> CuResult<Arc<dyn Program>>;
+    /// Checks and links PTX texts into one program for a device whose window has this base and length, and gives its
+    /// variables memory.
+    fn load(&self, texts: &[&str], window: (u64, u64)) -> CuResult<Arc<dyn Program>>;
 }
 
 /// A loaded module.
@@ -25,7 +26,7 @@ pub trait Program: Send + Sync {
 /// A kernel, shared by all its launches.
 pub trait Kernel: Send + Sync {
     /// Its description.
-    fn facts(&self) -> FunctionFacts;
+    fn facts(&self) -> &FunctionFacts;
     /// Runs a grid to its end, on the calling thread and others.
     ///
     /// `arguments` holds the values by ordinal without padding; their lengths have been checked. A fault in the grid
@@ -46,9 +47,6 @@ pub struct Launch {
 
 /// What a running grid may touch.
 pub struct RunContext<'a> {
-    /// First address and length of the device's window: the accesses of the grid lie in it, in its shared, local and
-    /// parameter memory, or in variables of modules.
-    pub window: (u64, u64),
     /// Takes what kernels print.
     pub print: &'a (dyn Fn(&[u8]) + Sync),
     /// Set when the grid shall end early: the device is being closed.

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cuda_types::{CUfunction, CUmodule, CuError, CuResult};
 
+use crate::engine::JitEngine;
 use engine::{Engine, Kernel, Program};
 use memory::Memory;
 use queue::Queues;
@@ -72,6 +73,12 @@ struct Objects {
 }
 
 impl SoftGpu {
+    /// Device `ordinal` of its server, which compiles PTX for this machine.
+    pub fn open(ordinal: u32, options: SoftOptions) -> CuResult<SoftGpu> {
+        let engine = JitEngine::new(options.threads).map_err(|_| CuError::OUT_OF_MEMORY)?;
+        Ok(SoftGpu::new(Arc::new(engine), ordinal, options))
+    }
+
     /// Device `ordinal` of its server, with this engine.
     pub fn new(engine: Arc<dyn Engine>, ordinal: u32, options: SoftOptions) -> SoftGpu {
         SoftGpu {

@@ -1,0 +1,90 @@
+//! Atomic operations.
+
+use cranelift_codegen::ir::{AtomicRmwOp, InstBuilder, MemFlagsData, Value, types};
+use ptx::{Operand, ScalarType};
+
+use super::memory::Target;
+use super::translator::{Done, Op, Translator, clif_type};
+use crate::jit::helpers::{self, Exchange};
+
+impl<'a> Translator<'a, '_> {
+    /// `atom.space.op.type d, [a], b{, c}` and `red`, which has no `d`. All are sequentially consistent.
+    pub(super) fn atomic(&mut self, op: &Op<'a>) -> Done {
+        let ty = op.ty()?;
+        let returns = op.opcode.name() == "atom";
+        let first = usize::from(returns);
+        if ["v2", "v4", "v8"].iter().any(|vector| op.has(vector)) || op.has("noftz") && ty == ScalarType::F32
+        {
+            return Err("this atomic operation is not supported".into());
+        }
+        let (base, offset) = self.address(op.operand(first)?)?;
+        let address = self.checked(Target::of(op), base, offset, ty.bytes());
+        let word = Self::word(ty);
+        if word.bits() > 64 {
+            return Err("an atomic operation of 128 bits is not supported".into());
+        }
+        let old = if op.has("cas") {
+            let (expected, new) = (self.read_at(op, first + 1, word)?, self.read_at(op, first + 2, word)?);
+            self.b.ins().atomic_cas(MemFlagsData::new(), address, expected, new)
+        } else if let Some(exchange) = exchange(op, ty) {
+            let value = self.read_at(op, first + 1, clif_type(ty))?;
+            let bits = self.coerce(value, types::I64, false);
+            self.exchange(address, bits, exchange, ty)
+        } else {
+            let operation = plain(op, ty).ok_or("the software GPU does not know this atomic operation")?;
+            let value = self.read_at(op, first + 1, word)?;
+            self.b.ins().atomic_rmw(word, MemFlagsData::new(), operation, address, value)
+        };
+        match op.operand(0)? {
+            target if returns && *target != Operand::Sink => self.write_as(target, old, ty.is_signed()),
+            _ => Ok(()),
+        }
+    }
+
+    fn exchange(&mut self, address: Value, bits: Value, exchange: Exchange, ty: ScalarType) -> Value {
+        let code = self.constant(types::I32, exchange as u64);
+        let old = self
+            .helper(helpers::exchange as *const () as usize, &[address, bits, code], Some(types::I64))
+            .expect("it has a result");
+        self.coerce(old, Self::word(ty), false)
+    }
+}
+
+fn exchange(op: &Op<'_>, ty: ScalarType) -> Option<Exchange> {
+    Some(match ty {
+        ScalarType::F32 if op.has("add") => Exchange::AddF32,
+        ScalarType::F32 if op.has("min") => Exchange::MinF32,
+        ScalarType::F32 if op.has("max") => Exchange::MaxF32,
+        ScalarType::F64 if op.has("add") => Exchange::AddF64,
+        ScalarType::F16 if op.has("add") => Exchange::AddF16,
+        ScalarType::Bf16 if op.has("add") => Exchange::AddBf16,
+        ScalarType::F16x2 if op.has("add") => Exchange::AddF16x2,
+        ScalarType::Bf16x2 if op.has("add") => Exchange::AddBf16x2,
+        _ if op.has("inc") && ty.bytes() == 4 => Exchange::Inc,
+        _ if op.has("dec") && ty.bytes() == 4 => Exchange::Dec,
+        _ => return None,
+    })
+}
+
+fn plain(op: &Op<'_>, ty: ScalarType) -> Option<AtomicRmwOp> {
+    if ty.is_float() && !op.has("exch") {
+        return None;
+    }
+    Some(if op.has("add") {
+        AtomicRmwOp::Add
+    } else if op.has("exch") {
+        AtomicRmwOp::Xchg
+    } else if op.has("and") {
+        AtomicRmwOp::And
+    } else if op.has("or") {
+        AtomicRmwOp::Or
+    } else if op.has("xor") {
+        AtomicRmwOp::Xor
+    } else if op.has("min") {
+        if ty.is_signed() { AtomicRmwOp::Smin } else { AtomicRmwOp::Umin }
+    } else if op.has("max") {
+        if ty.is_signed() { AtomicRmwOp::Smax } else { AtomicRmwOp::Umax }
+    } else {
+        return None;
+    })
+}

@@ -1,0 +1,376 @@
+//! Loads, stores and the checks in front of them.
+//!
+//! A global or generic access costs one test of window and alignment on the fast side; what fails it goes to a helper,
+//! which knows the other places that a thread may access. A shared address is an offset that is checked against the
+//! block's shared memory. Inside the window, pages without an allocation are inaccessible: the processor finds those.
+
+use std::mem::offset_of;
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value, types};
+use cuda_types::CuError;
+use ptx::{Operand, ScalarType};
+
+use super::translator::{Done, Op, Place, Translator, clif_type};
+use crate::jit::context::ThreadContext;
+use crate::jit::helpers;
+
+/// Where an access goes, by its opcode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Target {
+    Global,
+    Generic,
+    Shared,
+    Local,
+    /// Parameters: of the kernel, or of a call on the caller's stack.
+    Param,
+}
+
+impl Target {
+    pub(super) fn of(op: &Op<'_>) -> Target {
+        if op.has("shared") || op.has("shared::cta") || op.has("shared::cluster") {
+            Target::Shared
+        } else if op.has("global") || op.has("const") {
+            Target::Global
+        } else if op.has("local") {
+            Target::Local
+        } else if op.has("param") || op.has("param::entry") || op.has("param::func") {
+            Target::Param
+        } else {
+            Target::Generic
+        }
+    }
+}
+
+/// Accesses at most this far from one that was checked need no check of their own.
+const NEAR_BYTES: i64 = 4096;
+
+impl<'a> Translator<'a, '_> {
+    /// The address in brackets, as 64 bits, and whether it is a shared variable of this kernel by name.
+    pub(super) fn address(&mut self, operand: &Operand) -> Result<(Value, i64), String> {
+        let Operand::Address(items, offset) = operand else { return Err("an address is expected".into()) };
+        let [item] = items.as_slice() else { return Err("the address has a strange form".into()) };
+        let base = match item {
+            // A 32-bit register holds a shared or local address.
+            Operand::Register(register) => self.register(*register, types::I64),
+            Operand::Variable(variable, more) => {
+                let value = match self.places[*variable as usize] {
+                    Place::Address(address) => address,
+                    Place::Shared(base) => self.constant(types::I64, u64::from(base)),
+                };
+                return Ok((value, offset + more));
+            }
+            other => self.read(other, types::I64)?,
+        };
+        Ok((base, *offset))
+    }
+
+    /// The host address of an access of `bytes` bytes, checked.
+    pub(super) fn checked(&mut self, target: Target, base: Value, offset: i64, bytes: u32) -> Value {
+        match target {
+            Target::Param => self.b.ins().iadd_imm_s(base, offset),
+            Target::Shared => self.checked_shared(base, offset, bytes),
+            Target::Local => self.checked_local(base, offset, bytes),
+            Target::Global | Target::Generic => self.checked_global(target, base, offset, bytes),
+        }
+    }
+
+    fn checked_global(&mut self, target: Target, base: Value, offset: i64, bytes: u32) -> Value {
+        let address = if offset == 0 { base } else { self.b.ins().iadd_imm_s(base, offset) };
+        let key = (base, bytes);
+        if let Some(&near) = self.checked.get(&key)
+            && (offset - near).abs() <= NEAR_BYTES
+            && (offset - near) % i64::from(bytes) == 0
+        {
+            return address;
+        }
+        self.checked.insert(key, offset);
+        let window = self.constant(types::I64, self.limits.window_base);
+        let inside = self.b.ins().isub(address, window);
+        let shift = bytes.trailing_zeros();
+        let (turned, bound) = if shift == 0 {
+            (inside, self.limits.window_bytes)
+        } else {
+            (self.b.ins().rotr_imm_u(inside, i64::from(shift)), self.limits.window_bytes >> shift)
+        };
+        let bound = self.constant(types::I64, bound);
+        let good = self.b.ins().icmp(IntCC::UnsignedLessThan, turned, bound);
+        let (cold, go_on) = (self.b.create_block(), self.b.create_block());
+        self.b.set_cold_block(cold);
+        self.b.ins().brif(good, go_on, &[], cold, &[]);
+        self.b.switch_to_block(cold);
+        self.b.seal_block(cold);
+        let generic = if target == Target::Generic { 0x1_0000 } else { 0 };
+        let shape = self.constant(types::I64, u64::from(bytes) | generic);
+        self.helper(helpers::judge as *const () as usize, &[self.ctx, address, shape], None);
+        self.b.ins().jump(go_on, &[]);
+        self.b.switch_to_block(go_on);
+        self.b.seal_block(go_on);
+        address
+    }
+
+    fn checked_shared(&mut self, base: Value, offset: i64, bytes: u32) -> Value {
+        let address = if offset == 0 { base } else { self.b.ins().iadd_imm_s(base, offset) };
+        // Addresses of shared memory have 32 bits wherever they are kept.
+        let address = self.b.ins().band_imm_u(address, 0xffff_ffff);
+        let extent = self.field(types::I32, offset_of!(ThreadContext, shared_bytes));
+        let extent = self.b.ins().uextend(types::I64, extent);
+        let end = self.b.ins().iadd_imm_s(address, i64::from(bytes));
+        let beyond = self.b.ins().icmp(IntCC::UnsignedGreaterThan, end, extent);
+        self.fault_if(beyond, CuError::ILLEGAL_ADDRESS);
+        if bytes > 1 {
+            let low = self.b.ins().band_imm_u(address, i64::from(bytes - 1));
+            self.fault_if(low, CuError::MISALIGNED_ADDRESS);
+        }
+        let arena = self.field(types::I64, offset_of!(ThreadContext, shared_base));
+        self.b.ins().iadd(arena, address)
+    }
+
+    fn checked_local(&mut self, base: Value, offset: i64, bytes: u32) -> Value {
+        let address = if offset == 0 { base } else { self.b.ins().iadd_imm_s(base, offset) };
+        let arena = self.field(types::I64, offset_of!(ThreadContext, local_base));
+        let extent = self.field(types::I64, offset_of!(ThreadContext, local_bytes));
+        let inside = self.b.ins().isub(address, arena);
+        let room = self.b.ins().iadd_imm_s(extent, 1 - i64::from(bytes));
+        let beyond = self.b.ins().icmp(IntCC::UnsignedGreaterThanOrEqual, inside, room);
+        self.fault_if(beyond, CuError::ILLEGAL_ADDRESS);
+        if bytes > 1 {
+            let low = self.b.ins().band_imm_u(address, i64::from(bytes - 1));
+            self.fault_if(low, CuError::MISALIGNED_ADDRESS);
+        }
+        address
+    }
+
+    /// Ends the thread with a fault where the condition is not zero.
+    pub(super) fn fault_if(&mut self, condition: Value, error: CuError) {
+        let (cold, go_on) = (self.b.create_block(), self.b.create_block());
+        self.b.set_cold_block(cold);
+        self.b.ins().brif(condition, cold, &[], go_on, &[]);
+        self.b.switch_to_block(cold);
+        self.b.seal_block(cold);
+        let code = self.constant(types::I32, u64::from(error.0));
+        self.helper(helpers::fault as *const () as usize, &[self.ctx, code], None);
+        self.b.ins().jump(go_on, &[]);
+        self.b.switch_to_block(go_on);
+        self.b.seal_block(go_on);
+    }
+
+    /// How many elements a vector access has, and the width of the whole.
+    fn shape(op: &Op<'a>) -> Result<(ScalarType, u32), String> {
+        let ty = op.ty()?;
+        let count = if op.has("v2") {
+            2
+        } else if op.has("v4") {
+            4
+        } else if op.has("v8") {
+            8
+        } else {
+            1
+        };
+        Ok((ty, count))
+    }
+
+    pub(super) fn load(&mut self, op: &Op<'a>) -> Done {
+        let (ty, count) = Self::shape(op)?;
+        let target = Target::of(op);
+        let (base, offset) = self.address(op.operand(1)?)?;
+        let address = self.checked(target, base, offset, ty.bytes() * count);
+        let clif = clif_type(ty);
+        let strong = target != Target::Param && is_strong(op);
+        let mut values = Vec::with_capacity(count as usize);
+        for index in 0..count {
+            let at = i64::from(index * ty.bytes());
+            values.push(if strong && clif.bits() <= 64 {
+                let place = self.b.ins().iadd_imm_s(address, at);
+                let bits = self.b.ins().atomic_load(clif.as_int(), MemFlagsData::new(), place);
+                self.coerce(bits, clif, false)
+            } else {
+                let at = i32::try_from(at).expect("at most 64");
+                self.b.ins().load(clif, MemFlagsData::new(), address, at)
+            });
+        }
+        self.keep_in_step(op, target);
+        match op.operand(0)? {
+            Operand::Vector(parts) => {
+                if parts.len() != values.len() {
+                    return Err("the vector has another length than the opcode says".into());
+                }
+                for (part, value) in parts.iter().zip(values) {
+                    self.write_as(part, value, ty.is_signed())?;
+                }
+                Ok(())
+            }
+            single => self.write_as(single, values[0], ty.is_signed()),
+        }
+    }
+
+    pub(super) fn store(&mut self, op: &Op<'a>) -> Done {
+        let (ty, count) = Self::shape(op)?;
+        let target = Target::of(op);
+        let clif = clif_type(ty);
+        let values: Vec<Value> = match op.operand(1)? {
+            Operand::Vector(parts) => {
+                parts.iter().map(|part| self.read(part, clif)).collect::<Result<_, _>>()?
+            }
+            single => vec![self.read(single, clif)?],
+        };
+        if values.len() != count as usize {
+            return Err("the vector has another length than the opcode says".into());
+        }
+        let (base, offset) = self.address(op.operand(0)?)?;
+        let address = self.checked(target, base, offset, ty.bytes() * count);
+        let strong = target != Target::Param && is_strong(op);
+        for (index, value) in (0_u32..).zip(values) {
+            let at = i64::from(index * ty.bytes());
+            if strong && clif.bits() <= 64 {
+                let place = self.b.ins().iadd_imm_s(address, at);
+                let bits = self.coerce(value, clif.as_int(), false);
+                self.b.ins().atomic_store(MemFlagsData::new(), bits, place);
+            } else {
+                let at = i32::try_from(at).expect("at most 64");
+                self.b.ins().store(MemFlagsData::new(), value, address, at);
+            }
+        }
+        self.keep_in_step(op, target);
+        Ok(())
+    }
+
+    /// Code for lock-step warps relies on volatile shared accesses of all lanes happening together.
+    fn keep_in_step(&mut self, op: &Op<'a>, target: Target) {
+        if self.unit.lock_step && target == Target::Shared && op.has("volatile") {
+            self.helper(helpers::step as *const () as usize, &[self.ctx], None);
+        }
+    }
+
+    /// Generic addresses of global and local memory are the addresses themselves; shared ones are the host's.
+    pub(super) fn cvta(&mut self, op: &Op<'a>) -> Done {
+        let mut value = self.read_at(op, 1, types::I64)?;
+        if op.has("shared") || op.has("shared::cta") || op.has("shared::cluster") {
+            let arena = self.field(types::I64, offset_of!(ThreadContext, shared_base));
+            value =
+                if op.has("to") { self.b.ins().isub(value, arena) } else { self.b.ins().iadd(value, arena) };
+        }
+        self.write(op, value)
+    }
+
+    pub(super) fn isspacep(&mut self, op: &Op<'a>) -> Done {
+        let address = self.read_at(op, 1, types::I64)?;
+        let within = |this: &mut Self, base: usize, extent: Value| {
+            let base = this.field(types::I64, base);
+            let inside = this.b.ins().isub(address, base);
+            this.b.ins().icmp(IntCC::UnsignedLessThan, inside, extent)
+        };
+        let shared_bytes = self.field(types::I32, offset_of!(ThreadContext, shared_bytes));
+        let shared_bytes = self.b.ins().uextend(types::I64, shared_bytes);
+        let local_bytes = self.field(types::I64, offset_of!(ThreadContext, local_bytes));
+        let value = if op.has("shared") || op.has("shared::cta") || op.has("shared::cluster") {
+            within(self, offset_of!(ThreadContext, shared_base), shared_bytes)
+        } else if op.has("local") {
+            within(self, offset_of!(ThreadContext, local_base), local_bytes)
+        } else if op.has("global") {
+            let shared = within(self, offset_of!(ThreadContext, shared_base), shared_bytes);
+            let local = within(self, offset_of!(ThreadContext, local_base), local_bytes);
+            let other = self.b.ins().bor(shared, local);
+            self.b.ins().bxor_imm_u(other, 1)
+        } else if op.has("const") {
+            let arena = self.constant(types::I64, self.limits.arena_base);
+            let inside = self.b.ins().isub(address, arena);
+            let extent = self.constant(types::I64, self.limits.arena_bytes);
+            self.b.ins().icmp(IntCC::UnsignedLessThan, inside, extent)
+        } else {
+            return Err("this space is not supported".into());
+        };
+        self.write(op, value)
+    }
+
+    /// `cp.async`: copies at once, so that waiting for it is nothing.
+    pub(super) fn copy_async(&mut self, op: &Op<'a>) -> Done {
+        if !op.has("async") || op.has("bulk") || op.has("mbarrier") {
+            return Err("the software GPU does not know this copy".into());
+        }
+        if op.has("commit_group") || op.has("wait_group") || op.has("wait_all") {
+            return Ok(());
+        }
+        let Operand::Int(bytes) = *op.operand(2)? else { return Err("the size is no constant".into()) };
+        let bytes = u32::try_from(bytes)
+            .ok()
+            .filter(|bytes| [4, 8, 16].contains(bytes))
+            .ok_or("a size of 4, 8 or 16 is expected")?;
+        let (to, to_offset) = self.address(op.operand(0)?)?;
+        let (from, from_offset) = self.address(op.operand(1)?)?;
+        let to = self.checked(Target::Shared, to, to_offset, bytes);
+        let step = bytes.min(8);
+        let ty = if step == 8 { types::I64 } else { types::I32 };
+        // With a source size, what lies beyond it is zero and is not read.
+        let limit = match op.operands.get(3) {
+            Some(operand @ (Operand::Register(_) | Operand::Int(_))) => Some(self.read(operand, types::I32)?),
+            _ => None,
+        };
+        let Some(limit) = limit else {
+            let from = self.checked(Target::Global, from, from_offset, bytes);
+            for at in (0..bytes).step_by(step as usize) {
+                let at = i32::try_from(at).expect("at most 16");
+                let value = self.b.ins().load(ty, MemFlagsData::new(), from, at);
+                self.b.ins().store(MemFlagsData::new(), value, to, at);
+            }
+            return Ok(());
+        };
+        let zero = self.constant(ty, 0);
+        for at in (0..bytes).step_by(step as usize) {
+            self.b.ins().store(MemFlagsData::new(), zero, to, i32::try_from(at).expect("at most 16"));
+        }
+        let (some, done) = (self.b.create_block(), self.b.create_block());
+        self.b.ins().brif(limit, some, &[], done, &[]);
+        self.b.switch_to_block(some);
+        self.b.seal_block(some);
+        let checks = self.checked.clone();
+        let from = self.checked(Target::Global, from, from_offset, step);
+        for at in (0..bytes).step_by(4) {
+            let (copy, next) = (self.b.create_block(), self.b.create_block());
+            let more = self.b.ins().icmp_imm_u(IntCC::UnsignedGreaterThan, limit, i64::from(at));
+            self.b.ins().brif(more, copy, &[], next, &[]);
+            self.b.switch_to_block(copy);
+            self.b.seal_block(copy);
+            let at = i32::try_from(at).expect("at most 16");
+            let value = self.b.ins().load(types::I32, MemFlagsData::new(), from, at);
+            self.b.ins().store(MemFlagsData::new(), value, to, at);
+            self.b.ins().jump(next, &[]);
+            self.b.switch_to_block(next);
+            self.b.seal_block(next);
+        }
+        self.b.ins().jump(done, &[]);
+        self.b.switch_to_block(done);
+        self.b.seal_block(done);
+        self.checked = checks;
+        Ok(())
+    }
+
+    /// Room for a function's `.local` variables in the thread's arena.
+    pub(super) fn open_frame(&mut self, bytes: u64) -> Value {
+        let top = self.field_now(types::I64, offset_of!(ThreadContext, local_top));
+        let end = self.b.ins().iadd_imm_s(top, bytes.cast_signed());
+        let extent = self.field(types::I64, offset_of!(ThreadContext, local_bytes));
+        let beyond = self.b.ins().icmp(IntCC::UnsignedGreaterThan, end, extent);
+        self.fault_if(beyond, CuError::HARDWARE_STACK_ERROR);
+        self.set_field(offset_of!(ThreadContext, local_top), end);
+        let base = self.field(types::I64, offset_of!(ThreadContext, local_base));
+        self.b.ins().iadd(base, top)
+    }
+
+    pub(super) fn close_frame(&mut self) {
+        let bytes = super::analysis::frame_bytes(self.body);
+        let top = self.field_now(types::I64, offset_of!(ThreadContext, local_top));
+        let top = self.b.ins().iadd_imm_s(top, bytes.cast_signed().wrapping_neg());
+        self.set_field(offset_of!(ThreadContext, local_top), top);
+    }
+
+    /// The integer type of an access's width.
+    pub(super) fn word(ty: ScalarType) -> Type {
+        clif_type(ty).as_int()
+    }
+}
+
+/// Accesses that others must see, or that must see others: never folded with another.
+fn is_strong(op: &Op<'_>) -> bool {
+    ["volatile", "relaxed", "acquire", "release", "mmio"].iter().any(|modifier| op.has(modifier))
+}

@@ -1,0 +1,167 @@
+//! PTX functions to machine code, one kernel with its callees at a time.
+//!
+//! Every register becomes a variable of Cranelift's frontend, which makes SSA of it; labels become blocks. Only
+//! memory, calls and waiting are more than one instruction for one.
+//!
+//! Layout:
+//! * `analysis`: what a kernel reaches, and its lowering
+//! * `translator`: one function from top to bottom, and the dispatch by opcode
+//! * `operand`: reading and writing operands, constants, special registers
+//! * `integer`, `bits`, `float`, `half`, `compare`, `convert`: arithmetic
+//! * `memory`, `atomic`: accesses and their checks
+//! * `control`, `sync`: branches, calls, barriers, warp operations
+
+mod analysis;
+mod atomic;
+mod bits;
+mod compare;
+mod control;
+mod convert;
+mod float;
+mod half;
+mod integer;
+mod memory;
+mod operand;
+mod special;
+mod sync;
+mod translator;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::isa::OwnedTargetIsa;
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_codegen::{Context, isa};
+use cranelift_frontend::FunctionBuilderContext;
+
+pub(crate) use analysis::Lowering;
+use analysis::Unit;
+use translator::Translator;
+
+use crate::error::CompileError;
+use crate::image::{FunctionId, Image};
+use crate::jit::code::Code;
+
+/// What code may take for constant on its device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// The address window: a multiple of its own size, which is a power of two.
+    pub(crate) window_base: u64,
+    pub(crate) window_bytes: u64,
+    /// Where module variables and the device heap live.
+    pub(crate) arena_base: u64,
+    pub(crate) arena_bytes: u64,
+    pub(crate) multiprocessors: u32,
+}
+
+/// Machine code of a kernel and what it needs to run.
+pub(crate) struct CompiledKernel {
+    pub(crate) lowering: Lowering,
+    pub(crate) static_shared_bytes: u32,
+    /// Bytes of `.local` variables per thread, all callees included.
+    pub(crate) local_bytes: u64,
+    pub(crate) recursive: bool,
+    entry: usize,
+    /// Kept for the code that names them: function bodies and the table through which they call each other.
+    _code: Vec<Code>,
+    _table: Arc<FunctionTable>,
+}
+
+impl CompiledKernel {
+    /// Address of the code: `extern "C" fn(*mut ThreadContext)`.
+    pub(crate) fn entry(&self) -> usize {
+        self.entry
+    }
+}
+
+/// What a kernel needs, known before any code is made.
+pub(crate) struct Shape {
+    pub(crate) static_shared_bytes: u32,
+    pub(crate) local_bytes: u64,
+}
+
+/// The shape of a kernel.
+pub(crate) fn shape(image: &Image, kernel: FunctionId) -> Shape {
+    let unit = Unit::new(image, kernel);
+    Shape { static_shared_bytes: unit.static_shared_bytes, local_bytes: unit.local_bytes }
+}
+
+/// Addresses of a unit's functions, read by `call` when the code runs.
+pub(crate) struct FunctionTable(Box<[AtomicUsize]>);
+
+impl FunctionTable {
+    pub(crate) fn slot_address(&self, slot: usize) -> usize {
+        std::ptr::from_ref(&self.0[slot]).expose_provenance()
+    }
+}
+
+/// The compiler for this machine's processor.
+pub(crate) struct Compiler {
+    isa: OwnedTargetIsa,
+    pub(crate) limits: Limits,
+}
+
+impl Compiler {
+    pub(crate) fn new(limits: Limits) -> Result<Self, CompileError> {
+        let mut flags = settings::builder();
+        for (name, value) in [
+            ("opt_level", "speed"),
+            ("enable_probestack", "true"),
+            ("probestack_strategy", "inline"),
+            ("unwind_info", "false"),
+            ("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" }),
+        ] {
+            flags.set(name, value).map_err(|error| CompileError::host(error.to_string()))?;
+        }
+        let builder = cranelift_native::builder().map_err(CompileError::host)?;
+        let isa: Result<OwnedTargetIsa, isa::LookupError> =
+            Ok(builder
+                .finish(settings::Flags::new(flags))
+                .map_err(|error| CompileError::host(error.to_string()))?);
+        Ok(Self { isa: isa.map_err(|error| CompileError::host(error.to_string()))?, limits })
+    }
+
+    /// Compiles a kernel and everything it can call.
+    pub(crate) fn compile(&self, image: &Image, kernel: FunctionId) -> Result<CompiledKernel, CompileError> {
+        let unit = Unit::new(image, kernel);
+        let table = Arc::new(FunctionTable((0..unit.functions.len()).map(|_| AtomicUsize::new(0)).collect()));
+        let mut context = Context::new();
+        let mut builder_context = FunctionBuilderContext::new();
+        let mut code = Vec::with_capacity(unit.functions.len());
+        for (slot, &id) in unit.functions.iter().enumerate() {
+            context.clear();
+            Translator::translate(
+                &unit,
+                id,
+                &table,
+                &self.limits,
+                self.isa.frontend_config(),
+                &mut context.func,
+                &mut builder_context,
+            )?;
+            if std::env::var_os("VGPU_SOFT_DUMP").is_some() {
+                eprintln!("{}", context.func.display());
+            }
+            let compiled = context
+                .compile(&*self.isa, &mut ControlPlane::default())
+                .map_err(|error| CompileError::host(format!("{:?}", error.inner)))?;
+            if !compiled.buffer.relocs().is_empty() {
+                return Err(CompileError::host("the code needs a relocation"));
+            }
+            let installed = Code::install(compiled.code_buffer())
+                .map_err(|error| CompileError::host(error.to_string()))?;
+            table.0[slot].store(installed.address(), Ordering::Release);
+            code.push(installed);
+        }
+        Ok(CompiledKernel {
+            lowering: unit.lowering,
+            static_shared_bytes: unit.static_shared_bytes,
+            local_bytes: unit.local_bytes,
+            recursive: unit.recursive,
+            entry: code[0].address(),
+            _code: code,
+            _table: table,
+        })
+    }
+}

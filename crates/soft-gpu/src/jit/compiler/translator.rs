@@ -1,0 +1,436 @@
+//! One function from top to bottom.
+
+use std::collections::{HashMap, HashSet};
+
+use cranelift_codegen::ir::{
+    AbiParam, Block, Function as ClifFunction, InstBuilder, SigRef, Signature, Type, UserFuncName, Value,
+    types,
+};
+use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
+use ptx::{Body, Function, Instruction, Module, Opcode, Operand, ScalarType, Space, Statement};
+
+use super::analysis::{self, Lowering, SharedId, Unit};
+use super::{FunctionTable, Limits};
+use crate::error::CompileError;
+use crate::image::FunctionId;
+use crate::jit::context::ThreadContext;
+use crate::jit::helpers;
+
+/// Why an instruction cannot be translated.
+pub(super) type Done = Result<(), String>;
+
+/// Where a variable of the function is.
+#[derive(Clone, Copy)]
+pub(super) enum Place {
+    /// A host address.
+    Address(Value),
+    /// An offset to the block's shared memory.
+    Shared(u32),
+}
+
+pub(super) struct Translator<'a, 'b> {
+    pub(super) b: FunctionBuilder<'b>,
+    pub(super) unit: &'a Unit<'a>,
+    pub(super) id: FunctionId,
+    pub(super) module: &'a Module,
+    pub(super) function: &'a Function,
+    pub(super) body: &'a Body,
+    pub(super) table: &'a FunctionTable,
+    pub(super) limits: &'a Limits,
+    pub(super) ctx: Value,
+    pub(super) registers: Vec<(Variable, Type)>,
+    pub(super) places: Vec<Place>,
+    pub(super) labels: Vec<Block>,
+    /// Where the thread goes when it returns.
+    pub(super) leave: Block,
+    /// `tid` where it is a matter of the loop and not of memory.
+    pub(super) loop_tid: Option<[Variable; 3]>,
+    /// `.cc`: the carry flag, 0 or 1.
+    pub(super) carry: Variable,
+    /// Accesses of this block that were checked: base, alignment and place, so that the next one need not be.
+    pub(super) checked: HashMap<(Value, u32), i64>,
+    /// No way leads to the current point.
+    pub(super) terminated: bool,
+    pub(super) statement: usize,
+    spins: HashSet<usize>,
+    signatures: HashMap<(Vec<Type>, Option<Type>), SigRef>,
+}
+
+/// An instruction taken apart.
+pub(super) struct Op<'a> {
+    pub(super) opcode: &'a Opcode,
+    pub(super) types: Vec<ScalarType>,
+    pub(super) operands: &'a [Operand],
+}
+
+impl Op<'_> {
+    pub(super) fn has(&self, modifier: &str) -> bool {
+        self.opcode.has(modifier)
+    }
+
+    /// The type it ends with.
+    pub(super) fn ty(&self) -> Result<ScalarType, String> {
+        self.types.last().copied().ok_or_else(|| "it names no type".into())
+    }
+
+    pub(super) fn operand(&self, at: usize) -> Result<&Operand, String> {
+        self.operands.get(at).ok_or_else(|| "an operand is missing".into())
+    }
+}
+
+impl<'a, 'b> Translator<'a, 'b> {
+    pub(super) fn translate(
+        unit: &'a Unit<'a>,
+        id: FunctionId,
+        table: &'a FunctionTable,
+        limits: &'a Limits,
+        frontend: TargetFrontendConfig,
+        clif: &'b mut ClifFunction,
+        context: &'b mut FunctionBuilderContext,
+    ) -> Result<(), CompileError> {
+        let function = unit.image.function(id);
+        let body = unit.body(id);
+        let module = &unit.image.texts[id.text];
+        clif.name = UserFuncName::user(0, u32::try_from(unit.slots[&id]).unwrap_or(0));
+        clif.signature = Signature::new(CallConv::SystemV);
+        clif.signature.params.push(AbiParam::new(types::I64));
+        if id != unit.kernel {
+            let count = function.returns.len() + function.params.len();
+            clif.signature.params.extend((0..count).map(|_| AbiParam::new(types::I64)));
+        }
+        let mut b = FunctionBuilder::new(clif, context);
+        let entry = b.create_block();
+        b.append_block_params_for_function_params(entry);
+        b.switch_to_block(entry);
+        let ctx = b.block_params(entry)[0];
+        let storage = register_types(module, body);
+        let registers = storage.into_iter().map(|ty| (b.declare_var(ty), ty)).collect();
+        let labels = (0..body.labels).map(|_| b.create_block()).collect();
+        let leave = b.create_block();
+        let carry = b.declare_var(types::I64);
+        let spins = match unit.lowering {
+            Lowering::Fibers => analysis::spinning_branches(module, body),
+            Lowering::Loop => HashSet::new(),
+        };
+        let mut translator = Self {
+            b,
+            unit,
+            id,
+            module,
+            function,
+            body,
+            table,
+            limits,
+            ctx,
+            registers,
+            places: Vec::new(),
+            labels,
+            leave,
+            loop_tid: None,
+            carry,
+            checked: HashMap::new(),
+            terminated: false,
+            statement: 0,
+            spins,
+            signatures: HashMap::new(),
+        };
+        let mut done = Ok(());
+        translator.prologue(entry);
+        for (at, statement) in body.statements.iter().enumerate() {
+            translator.statement = at;
+            match statement {
+                Statement::Label(label) => {
+                    let block = translator.labels[*label as usize];
+                    translator.start_block(block);
+                }
+                Statement::Instruction(_) if translator.terminated => {}
+                Statement::Instruction(instruction) => {
+                    if let Err(what) = translator.instruction(instruction) {
+                        done = Err(CompileError {
+                            function: function.name.to_string(),
+                            instruction: module.opcode(instruction).text.to_string(),
+                            line: instruction.line,
+                            what,
+                        });
+                        break;
+                    }
+                }
+            }
+        }
+        translator.epilogue();
+        translator.b.seal_all_blocks();
+        translator.b.finalize(frontend);
+        done
+    }
+
+    /// Whether this function is a kernel whose threads run in its own loop.
+    fn is_loop(&self) -> bool {
+        self.id == self.unit.kernel && self.unit.lowering == Lowering::Loop
+    }
+
+    fn prologue(&mut self, entry: Block) {
+        let is_kernel = self.id == self.unit.kernel;
+        let mut ends = 1;
+        let mut local = None;
+        let frame = analysis::frame_bytes(self.body);
+        if frame > 0 {
+            local = Some(self.open_frame(frame));
+        }
+        let mut local_end = 0_i64;
+        let layout = self.function.param_layout();
+        let params = self.function.returns.len() + self.function.params.len();
+        for (index, variable) in self.body.variables.iter().enumerate() {
+            let place = match variable.space {
+                _ if index < params && is_kernel => {
+                    let base = self.field(types::I64, std::mem::offset_of!(ThreadContext, params));
+                    let offset = i64::from(layout[index].offset);
+                    Place::Address(self.b.ins().iadd_imm_s(base, offset))
+                }
+                _ if index < params => {
+                    ends += 1;
+                    Place::Address(self.b.block_params(entry)[ends - 1])
+                }
+                Space::Shared => Place::Shared(self.unit.shared[&SharedId::Function(self.id, index)]),
+                Space::Local => {
+                    let align = i64::from(variable.align).max(16);
+                    local_end = (local_end + align - 1) & !(align - 1);
+                    let base = local.expect("a frame was opened for local variables");
+                    let place = self.b.ins().iadd_imm_s(base, local_end);
+                    local_end += variable.bytes.cast_signed();
+                    Place::Address(place)
+                }
+                _ => Place::Address(self.stack_slot(variable.bytes, variable.align)),
+            };
+            self.places.push(place);
+        }
+        self.load_register_params(params);
+        if self.is_loop() {
+            let tid = [0; 3].map(|_| self.b.declare_var(types::I32));
+            let zero = self.b.ins().iconst(types::I32, 0);
+            tid.iter().for_each(|&variable| self.b.def_var(variable, zero));
+            self.loop_tid = Some(tid);
+        }
+        let head = self.b.create_block();
+        self.b.ins().jump(head, &[]);
+        self.b.switch_to_block(head);
+        if let Some(tid) = self.loop_tid {
+            self.labels.push(head); // the last of the labels: where the next thread begins
+            if analysis::instructions(self.body).any(|i| self.module.opcode(i).name() == "call") {
+                self.publish_tid(tid);
+            }
+        } else {
+            self.b.seal_block(head);
+        }
+    }
+
+    /// `.func f(.reg .b32 x)`: the value arrives by address, as all do.
+    fn load_register_params(&mut self, params: usize) {
+        let _ = params;
+    }
+
+    fn epilogue(&mut self) {
+        if !self.terminated {
+            self.b.ins().jump(self.leave, &[]);
+        }
+        self.b.switch_to_block(self.leave);
+        if analysis::frame_bytes(self.body) > 0 && !self.is_loop() {
+            self.close_frame();
+        }
+        let Some([x, y, z]) = self.loop_tid else {
+            self.b.ins().return_(&[]);
+            return;
+        };
+        // The next thread: x runs fastest, as in the linear index of a thread.
+        let head = self.labels[self.labels.len() - 1];
+        let offset = std::mem::offset_of!(ThreadContext, ntid);
+        let out = self.b.create_block();
+        let mut variables = vec![x, y, z];
+        for (axis, &variable) in variables.clone().iter().enumerate() {
+            let extent = self.field(types::I32, offset + 4 * axis);
+            let value = self.b.use_var(variable);
+            let next = self.b.ins().iadd_imm_s(value, 1);
+            self.b.def_var(variable, next);
+            let more =
+                self.b.ins().icmp(cranelift_codegen::ir::condcodes::IntCC::UnsignedLessThan, next, extent);
+            let wrap = self.b.create_block();
+            self.b.ins().brif(more, head, &[], wrap, &[]);
+            self.b.switch_to_block(wrap);
+            self.b.seal_block(wrap);
+            let zero = self.b.ins().iconst(types::I32, 0);
+            self.b.def_var(variable, zero);
+        }
+        variables.clear();
+        self.b.ins().jump(out, &[]);
+        self.b.switch_to_block(out);
+        self.b.ins().return_(&[]);
+    }
+
+    /// Ends the current block by going on to `block`.
+    pub(super) fn start_block(&mut self, block: Block) {
+        if !self.terminated {
+            self.b.ins().jump(block, &[]);
+        }
+        self.b.switch_to_block(block);
+        self.terminated = false;
+        self.checked.clear();
+    }
+
+    /// Whether the branch at the current statement closes a loop in which the thread may wait for others.
+    pub(super) fn closes_spin(&self) -> bool {
+        self.spins.contains(&self.statement)
+    }
+
+    fn instruction(&mut self, instruction: &'a Instruction) -> Done {
+        let opcode = self.module.opcode(instruction);
+        let op = Op { opcode, types: opcode.types(), operands: &instruction.operands };
+        let Some((guard, negated)) = instruction.guard else {
+            return self.dispatch(&op);
+        };
+        let condition = self.register(guard, types::I8);
+        if opcode.name() == "bra" {
+            return self.branch_if(&op, condition, negated);
+        }
+        let (then, after) = (self.b.create_block(), self.b.create_block());
+        if negated {
+            self.b.ins().brif(condition, after, &[], then, &[]);
+        } else {
+            self.b.ins().brif(condition, then, &[], after, &[]);
+        }
+        self.b.switch_to_block(then);
+        self.b.seal_block(then);
+        let checked = self.checked.clone();
+        self.dispatch(&op)?;
+        if !self.terminated {
+            self.b.ins().jump(after, &[]);
+        }
+        self.b.switch_to_block(after);
+        self.b.seal_block(after);
+        self.terminated = false;
+        self.checked = checked;
+        Ok(())
+    }
+
+    fn dispatch(&mut self, op: &Op<'a>) -> Done {
+        match op.opcode.name() {
+            "mov" => self.mov(op),
+            "ld" | "ldu" => self.load(op),
+            "st" => self.store(op),
+            "cvta" => self.cvta(op),
+            "isspacep" => self.isspacep(op),
+            "atom" | "red" => self.atomic(op),
+            "cp" => self.copy_async(op),
+            "fence" | "membar" => {
+                self.b.ins().fence();
+                Ok(())
+            }
+            "prefetch" | "prefetchu" | "applypriority" | "discard" | "pmevent" | "setmaxnreg"
+            | "griddepcontrol" | "createpolicy" => Ok(()),
+            "bra" => self.branch(op),
+            "brx" => self.branch_indexed(op),
+            "call" => self.call(op),
+            "ret" | "exit" => self.leave_function(op),
+            "trap" | "brkpt" => self.trap(op),
+            "nanosleep" => self.nanosleep(),
+            "bar" | "barrier" => self.barrier(op),
+            "shfl" => self.shuffle(op),
+            "vote" => self.vote(op),
+            "match" => self.match_lanes(op),
+            "redux" => self.redux(op),
+            "activemask" => self.activemask(op),
+            "elect" => self.elect(op),
+            "setp" => self.setp(op),
+            "set" => self.set(op),
+            "selp" => self.selp(op),
+            "slct" => self.slct(op),
+            "cvt" => self.cvt(op),
+            "and" | "or" | "xor" | "not" | "cnot" | "lop3" | "shl" | "shr" | "shf" => self.logic(op),
+            "popc" | "clz" | "bfind" | "brev" | "bfe" | "bfi" | "bmsk" | "szext" | "prmt" | "fns" => {
+                self.bit_field(op)
+            }
+            "addc" | "subc" | "madc" => self.carry_chain(op),
+            "add" | "sub" | "mad" if op.has("cc") => self.carry_chain(op),
+            "testp" | "copysign" | "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "ex2" | "lg2" | "tanh"
+            | "fma" => self.float(op),
+            "add" | "sub" | "mul" | "div" | "mad" | "neg" | "abs" | "min" | "max" => {
+                if op.ty()?.is_float() || matches!(op.ty()?, ScalarType::F16x2 | ScalarType::Bf16x2) {
+                    self.float(op)
+                } else {
+                    self.integer(op)
+                }
+            }
+            "rem" | "mul24" | "mad24" | "sad" | "dp4a" | "dp2a" | "vabsdiff4" | "vabsdiff2" => {
+                self.integer(op)
+            }
+            _ => Err("the software GPU does not know this instruction".into()),
+        }
+    }
+
+    /// Calls a helper by its address.
+    pub(super) fn helper(&mut self, address: usize, args: &[Value], result: Option<Type>) -> Option<Value> {
+        let shape: Vec<Type> = args.iter().map(|&arg| self.b.func.dfg.value_type(arg)).collect();
+        let key = (shape, result);
+        let signature = match self.signatures.get(&key) {
+            Some(&signature) => signature,
+            None => {
+                let mut signature = Signature::new(CallConv::SystemV);
+                signature.params = key.0.iter().map(|&ty| AbiParam::new(ty)).collect();
+                signature.returns = result.into_iter().map(AbiParam::new).collect();
+                let signature = self.b.import_signature(signature);
+                self.signatures.insert(key, signature);
+                signature
+            }
+        };
+        let address = self.b.ins().iconst(types::I64, address.cast_signed() as i64);
+        let call = self.b.ins().call_indirect(signature, address, args);
+        result.map(|_| self.b.inst_results(call)[0])
+    }
+
+    /// Calls a helper that ends the thread with a fault; the current block ends here.
+    pub(super) fn fault(&mut self, code: u32) {
+        let code = self.b.ins().iconst(types::I32, i64::from(code));
+        self.helper(helpers::fault as *const () as usize, &[self.ctx, code], None);
+        self.b.ins().jump(self.leave, &[]);
+        self.terminated = true;
+    }
+}
+
+/// What each register is kept as: its declared type, but `.b32` registers that mostly hold floats as floats.
+fn register_types(module: &Module, body: &Body) -> Vec<Type> {
+    let mut votes = vec![0_i32; body.registers.len()];
+    for instruction in analysis::instructions(body) {
+        let opcode = module.opcode(instruction);
+        let Some(&ty) = opcode.types().last() else { continue };
+        if matches!(opcode.name(), "mov" | "ld" | "st" | "selp" | "shfl") && !ty.is_float() {
+            continue;
+        }
+        let first = *opcode.types().first().unwrap_or(&ty);
+        for (at, operand) in instruction.operands.iter().enumerate() {
+            let Operand::Register(register) = operand else { continue };
+            let ty = if at == 0 { first } else { ty };
+            let float = matches!(ty, ScalarType::F32 | ScalarType::F64);
+            votes[*register as usize] += if float { 1 } else { -1 };
+        }
+    }
+    let storage = body.registers.iter().zip(votes).map(|(&ty, vote)| match ty {
+        ScalarType::B32 if vote > 0 => types::F32,
+        ScalarType::B64 if vote > 0 => types::F64,
+        _ => clif_type(ty),
+    });
+    storage.collect()
+}
+
+/// The type in which a value of a PTX type is computed or kept.
+pub(super) fn clif_type(ty: ScalarType) -> Type {
+    match ty {
+        ScalarType::F32 | ScalarType::Tf32 => types::F32,
+        ScalarType::F64 => types::F64,
+        ScalarType::B128 => types::I128,
+        _ => match ty.bytes() {
+            1 => types::I8,
+            2 => types::I16,
+            4 => types::I32,
+            _ => types::I64,
+        },
+    }
+}

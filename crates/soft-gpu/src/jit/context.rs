@@ -1,0 +1,147 @@
+//! What generated code knows of its thread: one structure at a fixed address for as long as the thread lives.
+//!
+//! Generated code reads the fields by offset (`offset_of!`), helpers by name. Every helper gets a pointer to it
+//! first. A thread that must wait writes a [`Request`] here and suspends its coroutine; who resumes it has put the
+//! answer into `result`.
+
+use corosensei::Yielder;
+
+use crate::jit::Exit;
+use crate::run::grid::Grid;
+
+/// The yielder of a coroutine that runs device code.
+pub(crate) type DeviceYielder = Yielder<(), ()>;
+
+/// State of one device thread; in loop mode of the thread that the loop is at.
+#[repr(C)]
+pub(crate) struct ThreadContext {
+    pub(crate) tid: [u32; 3],
+    pub(crate) ntid: [u32; 3],
+    pub(crate) ctaid: [u32; 3],
+    pub(crate) nctaid: [u32; 3],
+    pub(crate) lane: u32,
+    pub(crate) warp: u32,
+    /// Host address of the block's shared memory; a shared address is an offset to it.
+    pub(crate) shared_base: u64,
+    pub(crate) shared_bytes: u32,
+    pub(crate) dynamic_shared_bytes: u32,
+    /// Host address of the packed kernel parameters.
+    pub(crate) params: u64,
+    pub(crate) params_bytes: u64,
+    /// The thread's arena for `.local` variables: its extent, and how far it is used.
+    pub(crate) local_base: u64,
+    pub(crate) local_bytes: u64,
+    pub(crate) local_top: u64,
+    /// The coroutine's stack, where parameters of calls lie.
+    pub(crate) stack_limit: u64,
+    pub(crate) stack_base: u64,
+    /// Counts turns of spinning loops.
+    pub(crate) spins: u32,
+    pub(crate) smid: u32,
+    pub(crate) yielder: *const DeviceYielder,
+    pub(crate) grid: *const Grid,
+    pub(crate) request: Request,
+    pub(crate) result: u64,
+    pub(crate) result_predicate: u64,
+}
+
+/// What a suspended thread waits for.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Request {
+    /// Nothing: it was not suspended by a request.
+    None,
+    /// It spins: let others run.
+    Spin,
+    /// It accessed volatile shared memory: keep the warp in step.
+    Step,
+    /// `bar`: waits for `count` threads of the block (0: all) at barrier `id`.
+    Barrier { id: u32, count: u32, reduce: Option<(Reduce, u32)> },
+    /// `bar.arrive`: is counted, does not wait.
+    Arrive { id: u32, count: u32 },
+    /// A warp operation among the lanes of `mask`.
+    Warp { mask: u32, op: WarpOp, value: u64, b: u32, c: u32 },
+    /// `activemask` at this place of the code.
+    ActiveMask { place: u32 },
+    /// The thread is over: `exit`, or a fault.
+    Leave(Exit),
+}
+
+/// Reductions of `bar.red`, `vote` and `redux`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum Reduce {
+    And,
+    Or,
+    Xor,
+    Popc,
+    Add,
+    MinS,
+    MaxS,
+    MinU,
+    MaxU,
+}
+
+impl Reduce {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::And,
+        Self::Or,
+        Self::Xor,
+        Self::Popc,
+        Self::Add,
+        Self::MinS,
+        Self::MaxS,
+        Self::MinU,
+        Self::MaxU,
+    ];
+}
+
+/// Operations of a warp; the discriminants are constants in generated code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum WarpOp {
+    Sync,
+    ShflUp,
+    ShflDown,
+    ShflBfly,
+    ShflIdx,
+    VoteAll,
+    VoteAny,
+    VoteUni,
+    VoteBallot,
+    MatchAny,
+    MatchAll,
+    ReduxAdd,
+    ReduxAnd,
+    ReduxOr,
+    ReduxXor,
+    ReduxMinS,
+    ReduxMaxS,
+    ReduxMinU,
+    ReduxMaxU,
+    Elect,
+}
+
+impl WarpOp {
+    pub(crate) const ALL: [Self; 20] = [
+        Self::Sync,
+        Self::ShflUp,
+        Self::ShflDown,
+        Self::ShflBfly,
+        Self::ShflIdx,
+        Self::VoteAll,
+        Self::VoteAny,
+        Self::VoteUni,
+        Self::VoteBallot,
+        Self::MatchAny,
+        Self::MatchAll,
+        Self::ReduxAdd,
+        Self::ReduxAnd,
+        Self::ReduxOr,
+        Self::ReduxXor,
+        Self::ReduxMinS,
+        Self::ReduxMaxS,
+        Self::ReduxMinU,
+        Self::ReduxMaxU,
+        Self::Elect,
+    ];
+}

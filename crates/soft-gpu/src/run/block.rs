@@ -1,0 +1,309 @@
+//! The threads of a block as coroutines, and what they wait for.
+//!
+//! A turn runs every lane of every warp that can run, until all wait or are over; warp operations are answered as soon
+//! as their members have met, barriers when the warps have had their turn. Exited threads count as arrived. A thread
+//! that spins gives way, and when a block does nothing but spin the CPU thread goes on to other blocks.
+
+use cuda_types::CuError;
+
+use crate::jit::Exit;
+use crate::jit::context::{Reduce, Request, ThreadContext, WarpOp};
+
+use super::fiber::{self, Fiber, Paused};
+use super::grid::{BlockMemory, Grid};
+use super::warp::{self, Lane};
+
+/// How a turn ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Turn {
+    /// All threads are over.
+    Finished,
+    /// Threads wait for something outside the block, as far as anyone can tell.
+    Spinning,
+    /// The grid is over, with this `CUresult`.
+    Fault(u32),
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Status {
+    Ready,
+    /// Ready again when the others have had their turn.
+    Spun,
+    AtBarrier(u32),
+    AtWarp {
+        mask: u32,
+        op: WarpOp,
+    },
+    AtActiveMask(u32),
+    Over,
+}
+
+/// Barriers that a block has (PTX ISA, "bar").
+const BARRIERS: usize = 16;
+
+#[derive(Clone, Copy, Default)]
+struct Barrier {
+    arrived: u32,
+    /// Threads that shall meet; 0: all of the block.
+    count: u32,
+    reduce: Option<Reduce>,
+    any: u32,
+    all: bool,
+    sum: u32,
+}
+
+/// A block that is running.
+pub(super) struct Block {
+    contexts: Box<[ThreadContext]>,
+    fibers: Vec<Fiber>,
+    status: Vec<Status>,
+    lanes: Vec<Lane>,
+    barriers: [Barrier; BARRIERS],
+    live: u32,
+    stack_bytes: usize,
+    /// Kept as long as the threads that use it.
+    _memory: BlockMemory,
+}
+
+impl Block {
+    /// Block `index` of the grid, ready to run.
+    pub(super) fn new(grid: &Grid, index: u64, memory: BlockMemory) -> Result<Block, CuError> {
+        let mut contexts: Box<[ThreadContext]> =
+            (0..grid.threads()).map(|thread| grid.context(index, thread, &memory)).collect();
+        let stack_bytes = grid.stack_bytes();
+        let fibers = Fiber::start(&mut contexts, grid.entry(), stack_bytes)
+            .map_err(|_| CuError::LAUNCH_OUT_OF_RESOURCES)?;
+        let threads = contexts.len();
+        Ok(Block {
+            contexts,
+            fibers,
+            status: vec![Status::Ready; threads],
+            lanes: vec![Lane::default(); threads.next_multiple_of(32)],
+            barriers: [Barrier::default(); BARRIERS],
+            live: u32::try_from(threads).unwrap_or(u32::MAX),
+            stack_bytes,
+            _memory: memory,
+        })
+    }
+
+    /// Gives every thread that can run its turn.
+    pub(super) fn turn(&mut self) -> Turn {
+        loop {
+            let mut moved = false;
+            for warp in 0..self.status.len().div_ceil(32) {
+                match self.run_warp(warp) {
+                    Ok(ran) => moved |= ran,
+                    Err(code) => return Turn::Fault(code),
+                }
+            }
+            if self.live == 0 {
+                return Turn::Finished;
+            }
+            if self.release_barriers() {
+                continue;
+            }
+            let spun = self.status.iter().filter(|status| **status == Status::Spun).count();
+            for status in self.status.iter_mut().filter(|status| **status == Status::Spun) {
+                *status = Status::Ready;
+            }
+            if spun > 0 {
+                return Turn::Spinning;
+            }
+            // Nobody can run: lanes that meet at the same operation with different masks, or code that waits for
+            // threads which never come.
+            if !moved && !self.answer_whoever_is_there() {
+                return Turn::Fault(CuError::LAUNCH_TIMEOUT.0);
+            }
+        }
+    }
+
+    /// Runs the lanes of a warp until none can run; whether any did.
+    fn run_warp(&mut self, warp: usize) -> Result<bool, u32> {
+        let lanes = warp * 32..self.status.len().min(warp * 32 + 32);
+        let mut moved = false;
+        loop {
+            let mut ran = false;
+            for thread in lanes.clone() {
+                if self.status[thread] == Status::Ready {
+                    ran = true;
+                    self.run_thread(thread)?;
+                }
+            }
+            moved |= ran;
+            let met = self.answer_warp(lanes.clone());
+            if !ran && !met && !self.answer_active_mask(lanes.clone()) {
+                return Ok(moved);
+            }
+        }
+    }
+
+    fn run_thread(&mut self, thread: usize) -> Result<(), u32> {
+        match self.fibers[thread].resume(&mut self.contexts[thread]) {
+            Paused::Ended(Exit::Finished) => {
+                self.status[thread] = Status::Over;
+                self.live -= 1;
+            }
+            Paused::Ended(Exit::Fault(code)) => return Err(code),
+            Paused::Asks(request) => self.status[thread] = self.take(thread, request),
+        }
+        Ok(())
+    }
+
+    /// Writes down what a thread asks for.
+    fn take(&mut self, thread: usize, request: Request) -> Status {
+        match request {
+            Request::Spin => Status::Spun,
+            Request::Barrier { id, count, reduce } => {
+                let barrier = &mut self.barriers[id as usize % BARRIERS];
+                if barrier.arrived == 0 {
+                    *barrier = Barrier { all: true, ..Barrier::default() };
+                }
+                barrier.arrived += 1;
+                barrier.count = count;
+                if let Some((operation, value)) = reduce {
+                    barrier.reduce = Some(operation);
+                    barrier.any |= value;
+                    barrier.all &= value != 0;
+                    barrier.sum += value;
+                }
+                Status::AtBarrier(id % 16)
+            }
+            Request::Arrive { id, count } => {
+                let barrier = &mut self.barriers[id as usize % BARRIERS];
+                if barrier.arrived == 0 {
+                    *barrier = Barrier { all: true, ..Barrier::default() };
+                }
+                barrier.arrived += 1;
+                barrier.count = count;
+                Status::Ready
+            }
+            Request::Warp { mask, op, value, b, c } => {
+                self.lanes[thread] = Lane { value, b, c };
+                Status::AtWarp { mask, op }
+            }
+            Request::ActiveMask { place } => Status::AtActiveMask(place),
+            Request::None | Request::Step | Request::Leave(_) => Status::Ready,
+        }
+    }
+
+    /// Answers the operations whose members have all met; whether there was one.
+    fn answer_warp(&mut self, lanes: std::ops::Range<usize>) -> bool {
+        let mut answered = false;
+        for thread in lanes.clone() {
+            let Status::AtWarp { mask, op } = self.status[thread] else { continue };
+            let (mut present, mut complete) = (0_u32, true);
+            for (lane, other) in lanes.clone().enumerate() {
+                if mask >> lane & 1 == 0 {
+                    continue;
+                }
+                match self.status[other] {
+                    Status::AtWarp { mask: theirs, op: doing } if theirs == mask && doing == op => {
+                        present |= 1 << lane
+                    }
+                    Status::Over => {}
+                    _ => complete = false,
+                }
+            }
+            if complete && present != 0 {
+                self.answer_lanes(lanes.clone(), op, present);
+                answered = true;
+            }
+        }
+        answered
+    }
+
+    fn answer_lanes(&mut self, lanes: std::ops::Range<usize>, op: WarpOp, present: u32) {
+        let mut brought = [Lane::default(); 32];
+        brought[..lanes.len()].copy_from_slice(&self.lanes[lanes.clone()]);
+        for (lane, thread) in (0_u32..).zip(lanes) {
+            if present >> lane & 1 == 1 {
+                let (result, predicate) = warp::answer(op, lane, present, &brought);
+                self.contexts[thread].result = result;
+                self.contexts[thread].result_predicate = u64::from(predicate);
+                self.status[thread] = Status::Ready;
+            }
+        }
+    }
+
+    /// When no other lane can run: tells the lanes at the same place of each other.
+    fn answer_active_mask(&mut self, lanes: std::ops::Range<usize>) -> bool {
+        let place = lanes.clone().find_map(|thread| match self.status[thread] {
+            Status::AtActiveMask(place) => Some(place),
+            _ => None,
+        });
+        let Some(place) = place else { return false };
+        let here = |status: Status| status == Status::AtActiveMask(place);
+        let mask = (0_u32..).zip(lanes.clone()).filter(|(_, thread)| here(self.status[*thread]));
+        let mask = mask.fold(0, |mask, (lane, _)| mask | 1_u64 << lane);
+        for thread in lanes {
+            if here(self.status[thread]) {
+                self.contexts[thread].result = mask;
+                self.status[thread] = Status::Ready;
+            }
+        }
+        true
+    }
+
+    /// Lets the threads of full barriers go on; whether there was one.
+    fn release_barriers(&mut self) -> bool {
+        let mut released = false;
+        for id in 0..BARRIERS {
+            let barrier = self.barriers[id];
+            if barrier.arrived == 0 {
+                continue;
+            }
+            let whole = barrier.count == 0 || barrier.count as usize >= self.status.len();
+            let full = if whole {
+                barrier.arrived >= self.live
+            } else {
+                barrier.arrived >= barrier.count.min(self.live)
+            };
+            if !full {
+                continue;
+            }
+            let result = match barrier.reduce {
+                Some(Reduce::And) => u64::from(barrier.all),
+                Some(Reduce::Popc) => u64::from(barrier.sum),
+                Some(_) => u64::from(barrier.any != 0),
+                None => 0,
+            };
+            for thread in 0..self.status.len() {
+                if self.status[thread] == Status::AtBarrier(u32::try_from(id).unwrap_or(0)) {
+                    self.contexts[thread].result = result;
+                    self.status[thread] = Status::Ready;
+                    released = true;
+                }
+            }
+            self.barriers[id] = Barrier::default();
+        }
+        released
+    }
+
+    /// The last resort: the lanes that wait for the same operation are answered as they are.
+    fn answer_whoever_is_there(&mut self) -> bool {
+        for warp in 0..self.status.len().div_ceil(32) {
+            let lanes = warp * 32..self.status.len().min(warp * 32 + 32);
+            let first = lanes.clone().find_map(|thread| match self.status[thread] {
+                Status::AtWarp { mask, op } => Some((mask, op)),
+                _ => None,
+            });
+            if let Some((mask, op)) = first {
+                let same = |status: Status| status == Status::AtWarp { mask, op };
+                let present = (0_u32..).zip(lanes.clone()).filter(|(_, thread)| same(self.status[*thread]));
+                let present = present.fold(0, |mask, (lane, _)| mask | 1 << lane);
+                self.answer_lanes(lanes, op, present);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        for fiber in &mut self.fibers {
+            fiber.abandon();
+        }
+        fiber::recycle(&mut self.fibers, self.stack_bytes);
+    }
+}

@@ -1,0 +1,121 @@
+//! One coroutine that runs device code, and its stack.
+
+use std::sync::{Mutex, PoisonError};
+
+use corosensei::stack::{DefaultStack, Stack};
+use corosensei::{Coroutine, CoroutineResult};
+
+use crate::jit::Exit;
+use crate::jit::context::{Request, ThreadContext};
+
+use super::trap;
+
+/// A device thread, or in loop mode all threads of a block one after the other.
+pub(super) struct Fiber {
+    coroutine: Option<Coroutine<(), (), (), DefaultStack>>,
+}
+
+/// Stacks that are not in use, by size.
+static POOL: Mutex<Vec<(usize, DefaultStack)>> = Mutex::new(Vec::new());
+/// More than this many are given back to the system.
+const POOL_LIMIT: usize = 4096;
+
+fn take_stacks(bytes: usize, count: usize) -> std::io::Result<Vec<DefaultStack>> {
+    let mut taken = Vec::with_capacity(count);
+    {
+        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut index = pool.len();
+        while index > 0 && taken.len() < count {
+            index -= 1;
+            if pool[index].0 == bytes {
+                taken.push(pool.swap_remove(index).1);
+            }
+        }
+    }
+    while taken.len() < count {
+        taken.push(DefaultStack::new(bytes)?);
+    }
+    Ok(taken)
+}
+
+/// Gives stacks of ended fibers back.
+pub(super) fn recycle(fibers: &mut Vec<Fiber>, bytes: usize) {
+    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    for mut fiber in fibers.drain(..) {
+        if let Some(coroutine) = fiber.coroutine.take().filter(Coroutine::done)
+            && pool.len() < POOL_LIMIT
+        {
+            pool.push((bytes, coroutine.into_stack()));
+        }
+    }
+}
+
+/// Why a fiber gave up the processor.
+pub(super) enum Paused {
+    /// It asks for something, and is to be resumed with the answer.
+    Asks(Request),
+    /// It is over.
+    Ended(Exit),
+}
+
+impl Fiber {
+    /// Fibers that will run `entry` with these contexts, on stacks of `bytes` bytes.
+    pub(super) fn start(
+        contexts: &mut [ThreadContext],
+        entry: usize,
+        bytes: usize,
+    ) -> std::io::Result<Vec<Fiber>> {
+        let stacks = take_stacks(bytes, contexts.len())?;
+        let start = |(stack, context): (DefaultStack, &mut ThreadContext)| {
+            context.stack_base = stack.base().get() as u64;
+            context.stack_limit = stack.limit().get() as u64;
+            let context = std::ptr::from_mut(context).expose_provenance();
+            let coroutine = Coroutine::with_stack(stack, move |yielder, ()| {
+                let context = std::ptr::with_exposed_provenance_mut::<ThreadContext>(context);
+                // SAFETY: the block keeps the contexts in place as long as its fibers; this fiber alone uses its own.
+                unsafe { (*context).yielder = std::ptr::from_ref(yielder) };
+                // SAFETY: the address of a compiled kernel, which takes exactly this argument.
+                let entry: extern "C" fn(*mut ThreadContext) = unsafe { std::mem::transmute(entry) };
+                entry(context);
+            });
+            Fiber { coroutine: Some(coroutine) }
+        };
+        Ok(stacks.into_iter().zip(contexts).map(start).collect())
+    }
+
+    /// Runs until it asks for something or ends.
+    pub(super) fn resume(&mut self, context: &mut ThreadContext) -> Paused {
+        let Some(coroutine) = &mut self.coroutine else { return Paused::Ended(Exit::Finished) };
+        context.request = Request::None;
+        let handler = coroutine.trap_handler();
+        let (outcome, fault) = trap::catching(&handler, || coroutine.resume(()));
+        match outcome {
+            CoroutineResult::Return(()) if fault != 0 => Paused::Ended(Exit::Fault(fault)),
+            CoroutineResult::Return(()) => Paused::Ended(Exit::Finished),
+            CoroutineResult::Yield(()) => match context.request {
+                Request::Leave(exit) => {
+                    self.abandon();
+                    Paused::Ended(exit)
+                }
+                request => Paused::Asks(request),
+            },
+        }
+    }
+
+    /// Ends it where it stands.
+    pub(super) fn abandon(&mut self) {
+        if let Some(coroutine) =
+            self.coroutine.as_mut().filter(|coroutine| coroutine.started() && !coroutine.done())
+        {
+            // SAFETY: device code and its helpers keep nothing with a destructor on the stack when they suspend.
+            unsafe { coroutine.force_reset() };
+        }
+    }
+}
+
+impl Drop for Fiber {
+    fn drop(&mut self) {
+        // Dropping a coroutine that is suspended would unwind generated code.
+        self.abandon();
+    }
+}

@@ -1,0 +1,294 @@
+//! A launch: its blocks, the CPU threads that run them, and how it ends.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use cuda_types::{CuError, CuResult, Dim3};
+
+use crate::jit::Exit;
+use crate::jit::compiler::{CompiledKernel, Limits, Lowering};
+use crate::jit::context::{Request, ThreadContext};
+
+use super::arena::Arena;
+use super::block::{Block, Turn};
+use super::fiber::{self, Fiber, Paused};
+use super::trap;
+
+/// Blocks that one CPU thread keeps at once when they wait for each other.
+const RESIDENT_BLOCKS: usize = 64;
+/// Grids with fewer threads than this are not worth a second CPU thread.
+const WORTH_SHARING: u128 = 16 * 1024;
+const STACK_BYTES: usize = 64 * 1024;
+
+/// What a running grid's threads share.
+pub(crate) struct Grid {
+    pub(crate) limits: Limits,
+    pub(crate) arena: Arc<Arena>,
+    kernel: Arc<CompiledKernel>,
+    grid: Dim3,
+    block: Dim3,
+    shared_bytes: u32,
+    dynamic_shared_bytes: u32,
+    local_bytes: u64,
+    stack_bytes: usize,
+    heap_bytes: u64,
+    /// Parameters as the code reads them, in words for their alignment.
+    params: Vec<u128>,
+    params_bytes: u64,
+    workspace: u64,
+    next: AtomicU64,
+    fault: AtomicU32,
+    print: Print,
+    abort: Abort,
+}
+
+/// Where kernels print to, for as long as `Grid::run` has not returned.
+struct Print(*const (dyn Fn(&[u8]) + Sync));
+/// The flag that ends the grid, likewise.
+struct Abort(*const AtomicBool);
+
+// SAFETY: both point to things that any thread may use, and that outlive the grid: `Grid::run` borrows them.
+unsafe impl Send for Print {}
+// SAFETY: as above.
+unsafe impl Sync for Print {}
+// SAFETY: as above.
+unsafe impl Send for Abort {}
+// SAFETY: as above.
+unsafe impl Sync for Abort {}
+
+/// Everything that a launch says.
+pub(crate) struct LaunchRequest<'a> {
+    pub(crate) kernel: Arc<CompiledKernel>,
+    pub(crate) limits: Limits,
+    pub(crate) arena: Arc<Arena>,
+    pub(crate) grid: Dim3,
+    pub(crate) block: Dim3,
+    pub(crate) dynamic_shared_bytes: u32,
+    pub(crate) cooperative: bool,
+    /// Packed as the kernel's parameter layout says.
+    pub(crate) params: &'a [u8],
+    pub(crate) print: &'a (dyn Fn(&[u8]) + Sync),
+    pub(crate) abort: &'a AtomicBool,
+    pub(crate) threads: usize,
+    pub(crate) stack_limit: u64,
+    pub(crate) heap_bytes: u64,
+}
+
+/// Shared and local memory of one block.
+pub(super) struct BlockMemory {
+    shared: Vec<u128>,
+    local: Vec<u128>,
+}
+
+fn words(bytes: u64) -> Vec<u128> {
+    vec![0; usize::try_from(bytes.div_ceil(16)).unwrap_or(0)]
+}
+
+impl Grid {
+    /// Runs a grid to its end, on this thread and others.
+    pub(crate) fn run(request: LaunchRequest<'_>) -> CuResult<()> {
+        let kernel = &request.kernel;
+        let shared_bytes = kernel.static_shared_bytes.saturating_add(request.dynamic_shared_bytes);
+        // Each frame of a recursion takes some of the host's stack and of the local arena.
+        let depth = if kernel.recursive { (request.stack_limit / 64).clamp(64, 16 * 1024) } else { 1 };
+        let stack_bytes = if kernel.recursive {
+            usize::try_from(depth * 512).unwrap_or(STACK_BYTES).max(4 * STACK_BYTES)
+        } else {
+            STACK_BYTES
+        };
+        let mut params = words(request.params.len() as u64);
+        for (word, bytes) in params.iter_mut().zip(request.params.chunks(16)) {
+            let mut whole = [0; 16];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            *word = u128::from_le_bytes(whole);
+        }
+        let workspace = match request.cooperative {
+            true => request.arena.allocate(256).ok_or(CuError::LAUNCH_OUT_OF_RESOURCES)?,
+            false => 0,
+        };
+        // SAFETY: only the lifetime changes; `run` returns after every thread that uses the reference is done.
+        let print: &'static (dyn Fn(&[u8]) + Sync) = unsafe { std::mem::transmute(request.print) };
+        let grid = Grid {
+            limits: request.limits,
+            arena: Arc::clone(&request.arena),
+            local_bytes: kernel.local_bytes * depth,
+            kernel: Arc::clone(kernel),
+            grid: request.grid,
+            block: request.block,
+            shared_bytes,
+            dynamic_shared_bytes: request.dynamic_shared_bytes,
+            stack_bytes,
+            heap_bytes: request.heap_bytes,
+            params,
+            params_bytes: request.params.len() as u64,
+            workspace,
+            next: AtomicU64::new(0),
+            fault: AtomicU32::new(0),
+            print: Print(std::ptr::from_ref(print)),
+            abort: Abort(std::ptr::from_ref(request.abort)),
+        };
+        let blocks = request.grid.count();
+        let worth = if blocks * request.block.count() < WORTH_SHARING { 1 } else { request.threads };
+        let threads = usize::try_from(blocks).unwrap_or(usize::MAX).min(worth).max(1);
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                let helper = std::thread::Builder::new().name("vgpu-grid".into());
+                // Without it the others do its blocks.
+                let _ = helper.spawn_scoped(scope, || grid.work(request.cooperative));
+            }
+            grid.work(request.cooperative);
+        });
+        if workspace != 0 {
+            grid.arena.free(workspace);
+        }
+        match grid.fault.load(Ordering::Acquire) {
+            0 => Ok(()),
+            code => Err(CuError(code)),
+        }
+    }
+
+    fn over(&self) -> bool {
+        // SAFETY: the flag outlives the grid, see `Abort`.
+        let aborted = unsafe { (*self.abort.0).load(Ordering::Relaxed) };
+        if aborted {
+            self.fail(CuError::LAUNCH_FAILED.0);
+        }
+        self.fault.load(Ordering::Relaxed) != 0
+    }
+
+    /// The first fault is the grid's.
+    fn fail(&self, code: u32) {
+        let _ = self.fault.compare_exchange(0, code, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    fn next_block(&self) -> Option<u64> {
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        (u128::from(index) < self.grid.count()).then_some(index)
+    }
+
+    /// One CPU thread's part.
+    fn work(&self, cooperative: bool) {
+        trap::prepare_thread();
+        match self.kernel.lowering {
+            Lowering::Loop => self.work_in_loops(),
+            Lowering::Fibers => self.work_in_fibers(cooperative),
+        }
+    }
+
+    fn work_in_loops(&self) {
+        let mut memory = self.block_memory(1);
+        while let Some(index) = self.next_block().filter(|_| !self.over()) {
+            let mut context = [self.context(index, 0, &memory)];
+            let Ok(mut fibers) = Fiber::start(&mut context, self.entry(), self.stack_bytes) else {
+                return self.fail(CuError::LAUNCH_OUT_OF_RESOURCES.0);
+            };
+            match fibers[0].resume(&mut context[0]) {
+                Paused::Ended(Exit::Finished) => {}
+                Paused::Ended(Exit::Fault(code)) => self.fail(code),
+                // A loop has nothing to wait for; nanosleep and the like are nothing to it.
+                Paused::Asks(_) => self.fail(CuError::LAUNCH_FAILED.0),
+            }
+            fiber::recycle(&mut fibers, self.stack_bytes);
+            memory.shared.fill(0);
+        }
+    }
+
+    /// Keeps more than one block only while those it has do nothing but wait.
+    fn work_in_fibers(&self, cooperative: bool) {
+        let mut resident: VecDeque<Block> = VecDeque::new();
+        let mut limit = 1;
+        loop {
+            if self.over() {
+                return;
+            }
+            while resident.len() < limit {
+                let Some(index) = self.next_block() else { break };
+                match Block::new(self, index, self.block_memory(self.threads())) {
+                    Ok(block) => resident.push_back(block),
+                    Err(error) => return self.fail(error.0),
+                }
+            }
+            let Some(mut block) = resident.pop_front() else { return };
+            match block.turn() {
+                Turn::Finished => limit = limit.saturating_sub(1).max(1).max(resident.len()),
+                Turn::Fault(code) => return self.fail(code),
+                Turn::Spinning => {
+                    resident.push_back(block);
+                    let most = if cooperative { usize::MAX } else { RESIDENT_BLOCKS };
+                    limit = (resident.len() + 1).min(most);
+                    std::thread::yield_now();
+                }
+            }
+        }
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        usize::try_from(self.block.count()).unwrap_or(0)
+    }
+
+    pub(super) fn entry(&self) -> usize {
+        self.kernel.entry()
+    }
+
+    pub(super) fn stack_bytes(&self) -> usize {
+        self.stack_bytes
+    }
+
+    /// Memory for a block in which `threads` threads are alive at once.
+    fn block_memory(&self, threads: usize) -> BlockMemory {
+        BlockMemory {
+            shared: words(u64::from(self.shared_bytes)),
+            local: words(self.local_bytes.next_multiple_of(16) * threads as u64),
+        }
+    }
+
+    /// The context of a thread of block `index`.
+    pub(super) fn context(&self, index: u64, thread: usize, memory: &BlockMemory) -> ThreadContext {
+        let (gx, gy) = (u64::from(self.grid.x), u64::from(self.grid.y));
+        let coordinate = |value: u64| u32::try_from(value).unwrap_or(0);
+        let linear = u32::try_from(thread).unwrap_or(0);
+        let (bx, by) = (self.block.x, self.block.y);
+        let local_bytes = self.local_bytes.next_multiple_of(16);
+        let address = |words: &[u128]| words.as_ptr().expose_provenance() as u64;
+        ThreadContext {
+            tid: [linear % bx, linear / bx % by, linear / bx / by],
+            ntid: [self.block.x, self.block.y, self.block.z],
+            ctaid: [coordinate(index % gx), coordinate(index / gx % gy), coordinate(index / gx / gy)],
+            nctaid: [self.grid.x, self.grid.y, self.grid.z],
+            lane: linear % 32,
+            warp: linear / 32,
+            shared_base: address(&memory.shared),
+            shared_bytes: self.shared_bytes,
+            dynamic_shared_bytes: self.dynamic_shared_bytes,
+            params: address(&self.params),
+            params_bytes: self.params_bytes,
+            local_base: address(&memory.local) + local_bytes * thread as u64,
+            local_bytes,
+            local_top: 0,
+            stack_limit: 0,
+            stack_base: 0,
+            spins: 0,
+            smid: coordinate(index % u64::from(self.limits.multiprocessors.max(1))),
+            yielder: std::ptr::null(),
+            grid: std::ptr::from_ref(self),
+            request: Request::None,
+            result: 0,
+            result_predicate: 0,
+        }
+    }
+
+    /// Where the blocks of a cooperative grid meet; 0 for an ordinary one.
+    pub(crate) fn workspace(&self) -> u64 {
+        self.workspace
+    }
+
+    pub(crate) fn print(&self, text: &[u8]) {
+        // SAFETY: the function outlives the grid, see `Print`.
+        unsafe { (*self.print.0)(text) };
+    }
+
+    pub(crate) fn malloc(&self, bytes: u64) -> u64 {
+        self.arena.allocate_heap(bytes.max(1), self.heap_bytes).unwrap_or(0)
+    }
+}
