@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cuda_types::{CuError, CuResult};
 use proto::Device;
-use vgpu_server::null::NullGpu;
+use soft_gpu::{SoftGpu, SoftOptions};
 
 use crate::edge::{Edge, edge, ordinal};
 use crate::entries;
 use crate::pointers::Out;
 
 /// Opens the software GPU of this number.
-pub(crate) fn open(_ordinal: u32) -> CuResult<Arc<dyn Device>> {
-    Ok(Arc::new(NullGpu::new(false)))
+pub(crate) fn open(ordinal: u32) -> CuResult<Arc<dyn Device>> {
+    Ok(Arc::new(SoftGpu::open(ordinal, SoftOptions::default())?))
 }
 
 entries! {

@@ -41,11 +41,13 @@ fn free(opened: &Opened, address: u64) -> CuResult<()> {
     if address == 0 {
         return Ok(());
     }
+    let freed = opened.books().window.as_mut().and_then(|window| window.free(address));
+    let freed = freed.ok_or(CuError::INVALID_VALUE)?;
+    // Not under the lock: this waits for work, which may wait for other calls. The device returns when no work uses
+    // the range any more, so the address can be used again at once.
+    let done = opened.device.cuMemFree_v2(CUdeviceptr(address));
     let mut books = opened.books();
     let window = books.window.as_mut().ok_or(CuError::INVALID_VALUE)?;
-    let freed = window.free(address).ok_or(CuError::INVALID_VALUE)?;
-    // The device returns when no work uses the range any more, so the address can be used again at once.
-    let done = opened.device.cuMemFree_v2(CUdeviceptr(address));
     if let Some(chunk) = window.release(freed.ticket).filter(|chunk| window.remove_chunk(chunk.address)) {
         opened.device.vgpuMemUnmap(chunk.address, chunk.bytes)?;
     }

@@ -88,9 +88,11 @@ entries! {
 
     fn cuModuleUnload(module: u64) {
         let opened = current()?;
-        let mut books = opened.books();
-        books.modules.remove(&module).ok_or(CuError::INVALID_HANDLE)?;
-        books.functions.retain(|_, function| function.module.0 != module);
+        {
+            let mut books = opened.books();
+            books.modules.remove(&module).ok_or(CuError::INVALID_HANDLE)?;
+            books.functions.retain(|_, function| function.module.0 != module);
+        }
         opened.device.cuModuleUnload(CUmodule(module))
     }
 

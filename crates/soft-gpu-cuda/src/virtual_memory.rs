@@ -5,7 +5,7 @@
 
 use std::ffi::{c_int, c_uint};
 
-use cuda_types::{CuError, CuResult};
+use cuda_types::{CUdeviceptr, CuError, CuResult};
 use window::CHUNK_BYTES;
 
 use crate::edge::{Physical, current};
@@ -72,6 +72,8 @@ entries! {
             return Err(CuError::NOT_SUPPORTED);
         }
         opened.device.vgpuMemMap(address, bytes as u64)?;
+        // A mapping may be used as a whole; the device wants to hear of allocations.
+        opened.device.cuMemAlloc_v2(CUdeviceptr(address), bytes as u64)?;
         physical.is_mapped = true;
         books.mapped.insert(address, bytes as u64);
         Ok(())
@@ -79,11 +81,15 @@ entries! {
 
     fn cuMemUnmap(address: u64, bytes: usize) {
         let opened = current()?;
-        let mut books = opened.books();
-        if books.mapped.get(&address) != Some(&(bytes as u64)) {
-            return Err(CuError::INVALID_VALUE);
+        {
+            let mut books = opened.books();
+            if books.mapped.get(&address) != Some(&(bytes as u64)) {
+                return Err(CuError::INVALID_VALUE);
+            }
+            books.mapped.remove(&address);
         }
-        books.mapped.remove(&address);
+        // Not under the lock: this waits for work, which may wait for other calls.
+        opened.device.cuMemFree_v2(CUdeviceptr(address))?;
         opened.device.vgpuMemUnmap(address, bytes as u64)
     }
 
