@@ -59,9 +59,25 @@ impl Images {
         (self.own.len() > HEADER_BYTES || self.parts.is_empty()).then_some(self.own)
     }
 
-    /// What the image was linked from.
-    pub(crate) fn parts(&self) -> Vec<&'static [u8]> {
-        self.parts.clone()
+    /// Whether the image was linked from parts.
+    pub(crate) fn has_parts(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
+    /// What the image was linked from, as far as a device of this compute capability can use it; with `ptx_only`,
+    /// one that cannot use machine code.
+    ///
+    /// NVIDIA's device runtime library is a part of every such program, with PTX for the newest devices only. Few
+    /// programs need it; those that do miss it when they are linked.
+    pub(crate) fn parts_for(&self, capability: u32, ptx_only: bool) -> Vec<&'static [u8]> {
+        let is_usable = |part: &&[u8]| {
+            // What we cannot read is for the server to judge.
+            fatbin::Fatbin::parse(part).map_or(true, |container| {
+                container.best_ptx(capability).is_some()
+                    || !ptx_only && container.best_elf(capability).is_some()
+            })
+        };
+        self.parts.iter().copied().filter(is_usable).collect()
     }
 
     #[cfg(test)]
@@ -114,7 +130,7 @@ mod tests {
         // SAFETY: leaked, so it stays.
         let images = unsafe { Images::of_wrapper(wrapper(1, container, 0)) }.unwrap();
         assert_eq!(images.own(), Some(container));
-        assert!(images.parts().is_empty());
+        assert!(!images.has_parts());
     }
 
     #[test]
@@ -126,7 +142,7 @@ mod tests {
         // SAFETY: leaked, so it stays.
         let images = unsafe { Images::of_wrapper(wrapper(2, container_of(b""), list)) }.unwrap();
         assert_eq!(images.own(), None);
-        assert_eq!(images.parts(), parts);
+        assert_eq!(images.parts, parts);
     }
 
     #[test]

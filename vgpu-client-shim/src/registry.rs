@@ -9,8 +9,10 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use client::Session;
+use cuda_types::attribute::DeviceAttribute;
 use cuda_types::{CUfunction, CUmodule, CuError, CuResult};
-use proto::{FunctionFacts, GlobalFacts, ModuleCalls};
+use proto::{FunctionFacts, GlobalFacts, ModuleCalls, ModuleFacts};
 
 use crate::globals::GLOBALS;
 use crate::images::Images;
@@ -206,12 +208,10 @@ impl Fatbin {
         // another one runs is linked from the parts.
         let loaded = match own {
             Some(own) => match session.load_module(vec![own]) {
-                Err(CuError::NO_BINARY_FOR_GPU) if !self.images.parts().is_empty() => {
-                    session.load_module(self.images.parts())
-                }
+                Err(CuError::NO_BINARY_FOR_GPU) if self.images.has_parts() => self.link(device, &session),
                 other => other,
             },
-            None => session.load_module(self.images.parts()),
+            None => self.link(device, &session),
         };
         let (handle, facts) = loaded.inspect_err(|error| {
             log::error(format_args!("device {}: a module cannot be loaded: {error}", device.ordinal));
@@ -229,6 +229,16 @@ impl Fatbin {
             facts.functions.into_iter().map(|function| (function.name.clone(), Arc::new(function)));
         let globals = facts.globals.into_iter().map(|global| (global.name.clone(), global));
         Ok(Module { handle, functions: functions.collect(), globals: globals.collect() })
+    }
+
+    /// Links the parts of the image on `device`: first with machine code where they have it, then from PTX alone,
+    /// for a device that compiles everything itself.
+    fn link(&self, device: &Device, session: &Session) -> CuResult<(CUmodule, ModuleFacts)> {
+        let capability = capability(device)?;
+        match session.load_module(self.images.parts_for(capability, false)) {
+            Err(CuError::NO_BINARY_FOR_GPU) => session.load_module(self.images.parts_for(capability, true)),
+            other => other,
+        }
     }
 }
 
@@ -253,6 +263,16 @@ impl Kernel {
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
         Ok(loaded.entry(device.ordinal).or_insert(function).clone())
     }
+}
+
+/// The compute capability of a device: 75 for 7.5.
+fn capability(device: &Device) -> CuResult<u32> {
+    let facts = device.facts()?;
+    let part = |attribute: DeviceAttribute| {
+        facts.attribute(attribute.0).and_then(|value| u32::try_from(value).ok()).ok_or(CuError::UNKNOWN)
+    };
+    Ok(part(DeviceAttribute::COMPUTE_CAPABILITY_MAJOR)? * 10
+        + part(DeviceAttribute::COMPUTE_CAPABILITY_MINOR)?)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

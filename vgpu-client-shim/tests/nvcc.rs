@@ -95,3 +95,9 @@ fn a_broken_context_stays_broken_until_reset() {
 fn managed_memory_is_shared_by_turns() {
     passes("managed", &[]);
 }
+
+#[test]
+fn kernels_linked_from_parts_run() {
+    passes("linked", &["-rdc=true"]);
+    passes("linked", &["-rdc=true", "-arch=compute_75"]);
+}
