@@ -122,7 +122,7 @@ impl Session {
                 continue;
             };
             let bytes = (span.len() as u64 - sent).min(state.staging.part_bytes());
-            let Some(staging) = state.staging.take(bytes) else { return };
+            let Some(staging) = state.staging.take_for_pulled(bytes) else { return };
             let complete = sent + bytes == span.len() as u64;
             if complete {
                 state.pulls.remove(&copy);

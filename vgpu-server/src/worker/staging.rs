@@ -1,4 +1,8 @@
 //! Download staging: pinned buffers that device bytes pass through on their way to the client.
+//!
+//! Some slots are for the lander alone. A copy that is given its slot when it is issued holds it until its stream
+//! arrives, and a stream may wait for a copy of the lander: if the former could take every slot, neither would ever
+//! move. The lander copies when the stream has arrived, so its slots always come back.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -28,12 +32,13 @@ impl Slots {
         self.slot_bytes
     }
 
-    /// A slot, if one is free.
+    /// A slot for a copy whose stream has yet to arrive, if one can be spared.
     pub(crate) fn try_take(&self) -> Option<HostSpan> {
-        self.lock().pop()
+        let mut free = self.lock();
+        if free.len() > LANDER_SLOTS { free.pop() } else { None }
     }
 
-    /// Waits for a slot.
+    /// Waits for a slot, in the lander.
     pub(crate) fn take(&self) -> HostSpan {
         let mut free = self.lock();
         loop {
@@ -50,3 +55,6 @@ impl Slots {
         self.changed.notify_one();
     }
 }
+
+/// Slots that only the lander takes: one fills while the other is sent.
+const LANDER_SLOTS: usize = 2;
