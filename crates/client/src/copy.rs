@@ -15,6 +15,7 @@ use proto::{Caller, MemoryCalls, StreamCalls, codec};
 
 use crate::hazards::{self, PendingWrite};
 use crate::session::Session;
+use crate::staging::Use;
 use crate::state::{LandingState, PullState};
 
 /// Up to here, bytes to the device travel inside the call.
@@ -60,7 +61,7 @@ impl Session {
                 let mut state = self.state();
                 let bytes = (src.len() - offset)
                     .min(usize::try_from(state.staging.part_bytes()).unwrap_or(usize::MAX));
-                (bytes, state.staging.take(bytes as u64))
+                (bytes, state.staging.take(bytes as u64, Use::Call))
             };
             let rest = || src.slice(offset, src.len() - offset).expect("offset is inside");
             let at = CUdeviceptr(dst.0 + offset as u64);
@@ -69,7 +70,7 @@ impl Session {
                 None if registered && !wait => return self.pull(at, rest(), stream),
                 None => {
                     self.flush()?;
-                    self.wait_until(|state| state.staging.take(part_bytes as u64))?
+                    self.wait_until(|state| state.staging.take(part_bytes as u64, Use::Call))?
                 }
             };
             let part = src.slice(offset, part_bytes).expect("at most the rest");
@@ -122,7 +123,7 @@ impl Session {
                 continue;
             };
             let bytes = (span.len() as u64 - sent).min(state.staging.part_bytes());
-            let Some(staging) = state.staging.take_for_pulled(bytes) else { return };
+            let Some(staging) = state.staging.take(bytes, Use::Pull) else { return };
             let complete = sent + bytes == span.len() as u64;
             if complete {
                 state.pulls.remove(&copy);

@@ -1,62 +1,76 @@
 //! The upload staging of the worker, as the client allocates it: the client alone decides what lies where.
 //!
-//! A part of it is for pulled copies alone. Bytes that ride ahead of their stream hold their range until the stream
-//! arrives, and a stream may wait for a pulled copy: if the former could take everything, neither would ever move. A
-//! pulled copy has reached the head of its stream when its bytes are sent, so its ranges always come back.
+//! A part is kept for pulled copies alone. A pulled copy holds up its stream until its bytes are there, and copies
+//! behind it in the stream may hold staging meanwhile: if they could hold all of it, the pull would never end.
 
 use std::collections::BTreeMap;
 
-/// Free ranges of the staging, by offset. First fit: ranges live for one copy each.
+/// Who takes a range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Use {
+    /// A copy whose bytes are sent with its call, and wait for its stream.
+    Call,
+    /// A copy that its stream has arrived at.
+    Pull,
+}
+
+/// The staging, in two regions.
 pub(crate) struct Staging {
+    calls: Region,
+    pulls: Region,
+}
+
+/// Free ranges, by offset. First fit: ranges live for one copy each.
+struct Region {
+    start: u64,
+    end: u64,
     free: BTreeMap<u64, u64>,
-    capacity: u64,
-    /// From here on for pulled copies only.
-    reserved: u64,
 }
 
 impl Staging {
     pub(crate) fn new(capacity: u64) -> Staging {
-        let mut staging = Staging { free: BTreeMap::from([(0, capacity)]), capacity, reserved: capacity };
-        staging.reserved = capacity - (capacity / 4).max(staging.part_bytes()).min(capacity);
-        staging
+        let kept = capacity / 4;
+        Staging { calls: Region::new(0, capacity - kept), pulls: Region::new(capacity - kept, capacity) }
     }
 
-    /// The most bytes that one part of a copy may have: a quarter, so that four are under way, at most 1 MiB.
+    /// The most bytes that one part of a copy may have: half of what is kept for pulls, so that two of its parts are
+    /// under way, at most 1 MiB.
     pub(crate) fn part_bytes(&self) -> u64 {
-        (self.capacity / 4).clamp(1, 1024 * 1024)
+        ((self.pulls.end - self.pulls.start) / 2).clamp(1, 1024 * 1024)
     }
 
-    /// A range of `bytes` bytes for a copy that rides ahead of its stream, if one is free.
-    pub(crate) fn take(&mut self, bytes: u64) -> Option<u64> {
-        self.take_between(0, self.reserved, bytes)
-    }
-
-    /// A range of `bytes` bytes for a pulled copy, if one is free.
-    pub(crate) fn take_for_pulled(&mut self, bytes: u64) -> Option<u64> {
-        self.take_between(self.reserved, self.capacity, bytes).or_else(|| self.take(bytes))
-    }
-
-    fn take_between(&mut self, from: u64, to: u64, bytes: u64) -> Option<u64> {
-        let fits = |(start, room): (&u64, &u64)| {
-            let at = (*start).max(from);
-            (at + bytes <= (start + room).min(to)).then_some((*start, *room, at))
-        };
-        let (start, room, at) = self.free.iter().find_map(fits)?;
-        self.free.remove(&start);
-        let (end, used) = (start + room, at + bytes);
-        if start < at {
-            self.free.insert(start, at - start);
+    /// A range of `bytes` bytes, if one is free for this use.
+    pub(crate) fn take(&mut self, bytes: u64, purpose: Use) -> Option<u64> {
+        match purpose {
+            Use::Call => self.calls.take(bytes),
+            Use::Pull => self.pulls.take(bytes).or_else(|| self.calls.take(bytes)),
         }
-        if used < end {
-            self.free.insert(used, end - used);
-        }
-        Some(at)
     }
 
     /// Takes a range back; `false` if it is not one that was given out.
     pub(crate) fn give(&mut self, at: u64, bytes: u64) -> bool {
+        let region = if at < self.calls.end { &mut self.calls } else { &mut self.pulls };
+        region.give(at, bytes)
+    }
+}
+
+impl Region {
+    fn new(start: u64, end: u64) -> Region {
+        Region { start, end, free: BTreeMap::from([(start, end - start)]) }
+    }
+
+    fn take(&mut self, bytes: u64) -> Option<u64> {
+        let (at, room) = self.free.iter().find(|(_, room)| **room >= bytes).map(|(at, room)| (*at, *room))?;
+        self.free.remove(&at);
+        if room > bytes {
+            self.free.insert(at + bytes, room - bytes);
+        }
+        Some(at)
+    }
+
+    fn give(&mut self, at: u64, bytes: u64) -> bool {
         let end = match at.checked_add(bytes) {
-            Some(end) if end <= self.capacity => end,
+            Some(end) if at >= self.start && end <= self.end => end,
             _ => return false,
         };
         let before = self.free.range(..end).next_back().map(|(at, room)| (*at, *room));
@@ -82,44 +96,36 @@ mod tests {
 
     #[test]
     fn ranges_merge_when_they_come_back_in_any_order() {
-        let mut staging = Staging::new(100);
-        let mut parts: Vec<u64> = (0..3).map(|_| staging.take(25).expect("room")).collect();
-        assert_eq!(staging.take(1), None, "the rest is for pulled copies");
-        parts.push(staging.take_for_pulled(25).expect("room"));
-        assert_eq!(staging.take_for_pulled(1), None);
+        let mut staging = Staging::new(400);
+        let parts: Vec<u64> = (0..4).map(|_| staging.take(75, Use::Call).expect("room")).collect();
+        assert_eq!(staging.take(1, Use::Call), None);
         for part in [2, 0, 3, 1] {
-            assert!(staging.give(parts[part], 25));
+            assert!(staging.give(parts[part], 75));
         }
-        assert_eq!(staging.take(75), Some(0));
+        assert_eq!(staging.take(300, Use::Call), Some(0));
     }
 
     #[test]
-    fn pulled_copies_find_room_whatever_rides_ahead() {
-        for capacity in [1, 2, 3, 5, 100, 16 << 20, 1 << 30] {
-            let mut staging = Staging::new(capacity);
-            let part = staging.part_bytes();
-            while staging.take(part).is_some() {}
-            while staging.take(1).is_some() {}
-            let pulled = staging.take_for_pulled(part);
-            assert!(pulled.is_some(), "capacity {capacity}");
-            assert!(staging.give(pulled.expect("just seen"), part));
-        }
-    }
-
-    #[test]
-    fn pulled_copies_use_the_rest_as_well() {
-        let mut staging = Staging::new(100);
-        let parts: Vec<u64> = (0..4).map(|_| staging.take_for_pulled(25).expect("room")).collect();
-        assert_eq!(parts, [75, 0, 25, 50]);
+    fn calls_leave_room_for_pulls() {
+        let mut staging = Staging::new(400);
+        assert_eq!(staging.take(300, Use::Call), Some(0));
+        assert_eq!(staging.take(1, Use::Call), None);
+        let part = staging.part_bytes();
+        let first = staging.take(part, Use::Pull).expect("kept for it");
+        assert!(staging.take(part, Use::Pull).is_some(), "two parts are under way");
+        assert_eq!(staging.take(part, Use::Pull), None);
+        assert!(staging.give(first, part));
+        assert_eq!(staging.take(part, Use::Pull), Some(first));
     }
 
     #[test]
     fn what_was_not_given_out_is_not_taken_back() {
-        let mut staging = Staging::new(100);
+        let mut staging = Staging::new(400);
         assert!(!staging.give(0, 10), "free already");
-        assert_eq!(staging.take(50), Some(0));
+        assert_eq!(staging.take(50, Use::Call), Some(0));
         assert!(!staging.give(40, 20), "half of it is free");
         assert!(!staging.give(u64::MAX, 2));
+        assert!(!staging.give(290, 20), "across the regions");
         assert!(staging.give(0, 50));
     }
 }

@@ -133,6 +133,30 @@ fn a_stream_that_waits_for_a_host_function_with_many_copies_behind_it_goes_on(wi
     assert!(holds_pattern(down, 3));
 }
 
+fn copies_behind_a_pulled_copy_do_not_take_the_staging_that_it_needs(wire: Wire) {
+    let (_harness, session) = connect(wire);
+    let stream = session.cuStreamCreateWithPriority(1, 0).expect("a stream");
+    let device = session.cuMemAlloc(2 * MIB as u64).expect("memory");
+    let (up, small) = (registered(2 * MIB, pattern(9)), registered(100_000, pattern(8)));
+    for _ in 0..20 {
+        // Held until all are called: the large copy is pulled, since its bytes may still change.
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        let hold = Box::new(move |_| {
+            let _ = receiver.recv();
+        });
+        session.launch_host_function(stream, hold).expect("a host function");
+        session.copy_to_device(device, up, stream, false).expect("up");
+        drop(sender);
+        for _ in 0..40 {
+            session.copy_to_device(device, small, stream, false).expect("up");
+        }
+    }
+    session.cuStreamSynchronize(stream).expect("done");
+    let back = host(100_000, |_| 0);
+    session.copy_to_host(back, device, stream, true).expect("down");
+    assert!(holds_pattern(back, 8));
+}
+
 fn one_thread_up_and_one_thread_down_do_not_wait_for_each_other(wire: Wire) {
     let (_harness, session) = connect(wire);
     let bytes = 64 * MIB;
@@ -337,6 +361,7 @@ on_every_wire! {
     a_host_buffer_overwritten_right_after_an_asynchronous_pageable_copy_does_no_harm
     an_upload_behind_a_download_through_the_same_registered_buffer_sends_what_landed
     a_stream_that_waits_for_a_host_function_with_many_copies_behind_it_goes_on
+    copies_behind_a_pulled_copy_do_not_take_the_staging_that_it_needs
     one_thread_up_and_one_thread_down_do_not_wait_for_each_other
     a_failed_posted_call_is_told_once_at_the_next_synchronize
     what_lies_outside_an_allocation_is_refused_at_once
