@@ -56,7 +56,7 @@ impl Driver {
         match self {
             Driver::Null { dma_free } => Ok(Arc::new(NullGpu::new(*dma_free))),
             Driver::Soft => Ok(Arc::new(SoftGpu::open(ordinal, SoftOptions::default())?)),
-            Driver::Cuda { .. } => Ok(Arc::new(NvidiaGpu::open(ordinal)?)),
+            Driver::Cuda { .. } => Ok(Arc::new(NvidiaGpu::open(ordinal)?.capturing_printed())),
         }
     }
 

@@ -28,6 +28,7 @@ pub struct NvidiaGpu {
     /// The parameter sizes of every function that was handed out.
     pub(crate) parameters: Mutex<HashMap<u64, Arc<[u32]>>>,
     pub(crate) gates: Mutex<Gates>,
+    pub(crate) captures_printed: bool,
     pub(crate) printed: Mutex<Option<Printed>>,
 }
 
@@ -56,8 +57,16 @@ impl NvidiaGpu {
             context: OnceLock::new(),
             parameters: Mutex::default(),
             gates: Mutex::default(),
+            captures_printed: false,
             printed: Mutex::default(),
         })
+    }
+
+    /// Hands out what kernels print through `take_printed`, for a process whose standard output is nobody's: with the
+    /// first module it becomes a file in memory.
+    pub fn capturing_printed(mut self) -> Self {
+        self.captures_printed = true;
+        self
     }
 
     /// Makes the device's context current in this thread. Every call starts with this.

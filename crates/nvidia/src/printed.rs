@@ -19,10 +19,10 @@ pub(crate) struct Printed {
 }
 
 impl NvidiaGpu {
-    /// Takes over standard output, once.
+    /// Takes over standard output, once, if that was asked for.
     pub(crate) fn capture_printed(&self) {
         let mut printed = lock(&self.printed);
-        if printed.is_none() {
+        if self.captures_printed && printed.is_none() {
             match Printed::new() {
                 Ok(captured) => *printed = Some(captured),
                 Err(error) => tracing::warn!("what kernels print stays here: {error}"),
