@@ -9,6 +9,9 @@ pub(crate) struct Slots {
     free: Mutex<Vec<HostSpan>>,
     changed: Condvar,
     slot_bytes: usize,
+    /// Slots that [`try_take`](Slots::try_take) leaves: copies that took theirs when they were called may stand behind
+    /// one that needs a slot now.
+    kept: usize,
 }
 
 impl Slots {
@@ -16,7 +19,7 @@ impl Slots {
     pub(crate) fn new(span: HostSpan, count: usize) -> Slots {
         let slot_bytes = span.len() / count;
         let free = (0..count).filter_map(|index| span.slice(index * slot_bytes, slot_bytes)).collect();
-        Slots { free: Mutex::new(free), changed: Condvar::new(), slot_bytes }
+        Slots { free: Mutex::new(free), changed: Condvar::new(), slot_bytes, kept: (count / 4).max(1) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<HostSpan>> {
@@ -28,12 +31,13 @@ impl Slots {
         self.slot_bytes
     }
 
-    /// A slot, if one is free.
+    /// A slot for a copy whose stream may not have arrived yet, if one is free beyond those that are kept.
     pub(crate) fn try_take(&self) -> Option<HostSpan> {
-        self.lock().pop()
+        let mut free = self.lock();
+        if free.len() > self.kept { free.pop() } else { None }
     }
 
-    /// Waits for a slot.
+    /// Waits for a slot, for a copy that its stream has arrived at.
     pub(crate) fn take(&self) -> HostSpan {
         let mut free = self.lock();
         loop {
