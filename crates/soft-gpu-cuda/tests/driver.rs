@@ -3,9 +3,7 @@
 //! cudarc finds its library by the loader, so each test starts itself again with `LD_LIBRARY_PATH` at a folder that
 //! holds both names of a driver.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -14,41 +12,9 @@ use nvidia::NvidiaGpu;
 use nvidia::api::Api;
 use proto::{ContextCalls, Device, EventCalls, MemoryCalls, StreamCalls};
 
-/// The library. `cargo test` does not build a cdylib that no test links, so it is built here.
-fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let mut build = Command::new(env!("CARGO"));
-        build
-            .args(["build", "--quiet", "--package", "soft-gpu-cuda"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"));
-        assert!(
-            build.status().expect("cargo runs, it has started this test").success(),
-            "the library does not build"
-        );
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp has a parent");
-        target.join("debug/libsoft_cuda.so")
-    })
-}
-
 /// Runs `body` in a process where the software GPU is the only driver.
 fn with_driver(test: &str, body: impl FnOnce()) {
-    if std::env::var_os("SOFT_CUDA_TEST").is_some() {
-        return body();
-    }
-    let folder = tempfile::tempdir().unwrap();
-    for name in ["libcuda.so", "libcuda.so.1"] {
-        std::os::unix::fs::symlink(library(), folder.path().join(name)).unwrap();
-    }
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads", "1"])
-        .env("SOFT_CUDA_TEST", "1")
-        .env("LD_LIBRARY_PATH", folder.path())
-        .output()
-        .unwrap();
-    let said =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    testkit::driver::with_driver(testkit::driver::Library::Soft, test, body);
 }
 
 const WINDOW: u64 = 0x2000_0000_0000;
@@ -65,7 +31,11 @@ fn gpu() -> NvidiaGpu {
 
 #[test]
 fn every_function_that_we_call_is_exported() {
-    let output = Command::new("nm").args(["-D", "--defined-only"]).arg(library()).output().unwrap();
+    let output = Command::new("nm")
+        .args(["-D", "--defined-only"])
+        .arg(testkit::driver::soft_library())
+        .output()
+        .unwrap();
     let table = String::from_utf8(output.stdout).unwrap();
     let exported: Vec<&str> = table.lines().filter_map(|line| line.split(' ').next_back()).collect();
     let missing: Vec<_> = Api::NAMES.iter().filter(|name| !exported.contains(name)).collect();

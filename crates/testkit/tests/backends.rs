@@ -180,7 +180,7 @@ fn through_cudarc(library: Library, test: &str, body: fn(&Backend<'_>)) {
             gpu.reserve_window(BASE, WINDOW_BYTES).expect("a window at a fixed place");
             body(&Backend { driver: &gpu, base: BASE });
         }
-        Err(error) if library == Library::Installed => println!("skipped: no NVIDIA GPU here ({error})"),
+        Err(error) if library == Library::Installed => eprintln!("skipped: no NVIDIA GPU here ({error})"),
         Err(error) => panic!("the software GPU's library does not open: {error}"),
     });
 }

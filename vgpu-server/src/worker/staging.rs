@@ -1,8 +1,4 @@
 //! Download staging: pinned buffers that device bytes pass through on their way to the client.
-//!
-//! Some slots are for the lander alone. A copy that is given its slot when it is issued holds it until its stream
-//! arrives, and a stream may wait for a copy of the lander: if the former could take every slot, neither would ever
-//! move. The lander copies when the stream has arrived, so its slots always come back.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +9,9 @@ pub(crate) struct Slots {
     free: Mutex<Vec<HostSpan>>,
     changed: Condvar,
     slot_bytes: usize,
+    /// Slots that [`try_take`](Slots::try_take) leaves: copies that took theirs when they were called may stand behind
+    /// one that needs a slot now.
+    kept: usize,
 }
 
 impl Slots {
@@ -20,7 +19,7 @@ impl Slots {
     pub(crate) fn new(span: HostSpan, count: usize) -> Slots {
         let slot_bytes = span.len() / count;
         let free = (0..count).filter_map(|index| span.slice(index * slot_bytes, slot_bytes)).collect();
-        Slots { free: Mutex::new(free), changed: Condvar::new(), slot_bytes }
+        Slots { free: Mutex::new(free), changed: Condvar::new(), slot_bytes, kept: (count / 4).max(1) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<HostSpan>> {
@@ -32,13 +31,13 @@ impl Slots {
         self.slot_bytes
     }
 
-    /// A slot for a copy whose stream has yet to arrive, if one can be spared.
+    /// A slot for a copy whose stream may not have arrived yet, if one is free beyond those that are kept.
     pub(crate) fn try_take(&self) -> Option<HostSpan> {
         let mut free = self.lock();
-        if free.len() > LANDER_SLOTS { free.pop() } else { None }
+        if free.len() > self.kept { free.pop() } else { None }
     }
 
-    /// Waits for a slot, in the lander.
+    /// Waits for a slot, for a copy that its stream has arrived at.
     pub(crate) fn take(&self) -> HostSpan {
         let mut free = self.lock();
         loop {
@@ -55,6 +54,3 @@ impl Slots {
         self.changed.notify_one();
     }
 }
-
-/// Slots that only the lander takes: one fills while the other is sent.
-const LANDER_SLOTS: usize = 2;
