@@ -20,9 +20,9 @@ pub(super) fn answer(op: WarpOp, lane: u32, present: u32, lanes: &[Lane; 32]) ->
         WarpOp::Sync => (0, true),
         WarpOp::ShflUp | WarpOp::ShflDown | WarpOp::ShflBfly | WarpOp::ShflIdx => {
             let (source, valid) = source_lane(op, lane, own.b & 31, own.c);
-            // The value of a lane that takes no part is undefined: its own, here.
-            let source = if present >> source & 1 == 1 { source } else { lane };
-            (lanes[source as usize].value, valid)
+            // The value of a lane that takes no part is undefined; programs are seen to rely on zero.
+            let value = if present >> source & 1 == 1 { lanes[source as usize].value } else { 0 };
+            (value, valid)
         }
         WarpOp::VoteAll => (u64::from(members().all(|other| truthy(&other))), true),
         WarpOp::VoteAny => (u64::from(members().any(|other| truthy(&other))), true),
