@@ -159,6 +159,18 @@ pub(crate) extern "C" fn permute(a: u32, b: u32, selector: u32, mode: u32) -> u3
     u32::try_from(word).unwrap_or(0)
 }
 
+/// PTX ISA, "fns": the place of the `offset`-th set bit from `base` on, downwards for a negative one; none: all ones.
+pub(crate) extern "C" fn nth_set(mask: u32, base: u32, offset: i32) -> u32 {
+    let set = |place: &u32| mask >> place & 1 == 1;
+    let nth = offset.unsigned_abs().saturating_sub(1) as usize;
+    let found = match offset {
+        0 => Some(base).filter(|place| *place < 32 && set(place)),
+        1.. => (base..32).filter(set).nth(nth),
+        _ => (0..=base.min(31)).rev().filter(set).nth(nth),
+    };
+    found.unwrap_or(u32::MAX)
+}
+
 /// Atomic operations without an instruction. The discriminants are constants in generated code.
 #[derive(Clone, Copy)]
 #[repr(u32)]

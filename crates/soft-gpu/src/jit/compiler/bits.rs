@@ -5,6 +5,7 @@ use cranelift_codegen::ir::{InstBuilder, Type, Value, types};
 use ptx::{Operand, ScalarType};
 
 use super::translator::{Done, Op, Translator, clif_type};
+use crate::jit::helpers;
 
 impl<'a> Translator<'a, '_> {
     pub(super) fn logic(&mut self, op: &Op<'a>) -> Done {
@@ -162,6 +163,12 @@ impl<'a> Translator<'a, '_> {
             "bmsk" => self.bit_mask(op)?,
             "szext" => self.extend_field(op, signed)?,
             "prmt" => self.prmt(op)?,
+            "fns" => {
+                let inputs = [1, 2, 3].map(|at| self.read_at(op, at, types::I32));
+                let [mask, base, offset] = inputs;
+                let address = helpers::nth_set as *const () as usize;
+                self.helper(address, &[mask?, base?, offset?], Some(types::I32)).expect("it has a result")
+            }
             _ => return Err("the software GPU does not know this bit instruction".into()),
         };
         self.write(op, value)

@@ -123,9 +123,21 @@ impl<'a> Translator<'a, '_> {
         }
     }
 
-    /// PTX ISA, "cvt": integers are clamped to the type's range, and NaN becomes 0.
+    /// PTX ISA, "cvt": NaN becomes 0, or the top bit where a side has 64 bits.
     fn float_to_int(&mut self, op: &Op<'a>, to: ScalarType, from: ScalarType) -> Result<Value, String> {
         let value = self.read_float(op, 1, from)?;
+        let clamped = self.clamp_to_int(op, value, to);
+        if from != ScalarType::F64 && to.bytes() < 8 {
+            return Ok(clamped);
+        }
+        let target = clif_type(to);
+        let top = self.constant(target, 1 << (target.bits() - 1));
+        let nan = self.b.ins().fcmp(FloatCC::Unordered, value, value);
+        Ok(self.b.ins().select(nan, top, clamped))
+    }
+
+    /// An integer clamped to the type's range; 0 for NaN.
+    fn clamp_to_int(&mut self, op: &Op<'a>, value: Value, to: ScalarType) -> Value {
         // Conversion cuts towards zero by itself.
         let value = if op.has("rzi") { value } else { self.integral(op, value) };
         let (target, signed) = (clif_type(to), to.is_signed());
@@ -136,7 +148,7 @@ impl<'a> Translator<'a, '_> {
             self.b.ins().fcvt_to_uint_sat(wide, value)
         };
         if wide == target {
-            return Ok(converted);
+            return converted;
         }
         let bits = target.bits();
         let clamped = if signed {
@@ -148,7 +160,7 @@ impl<'a> Translator<'a, '_> {
             let high = self.constant(wide, (1 << bits) - 1);
             self.b.ins().umin(converted, high)
         };
-        Ok(self.b.ins().ireduce(target, clamped))
+        self.b.ins().ireduce(target, clamped)
     }
 
     fn float_to_float(&mut self, op: &Op<'a>, to: ScalarType, from: ScalarType) -> Result<Value, String> {
