@@ -29,7 +29,13 @@ fn every_line_of_the_corpus_holds() {
     for file in &files {
         let name = file.file_name().expect("a file").to_string_lossy().into_owned();
         let text = fs::read_to_string(file).expect("readable");
-        let runner = Runner::open(&text);
+        let runner = match Runner::open(&text) {
+            Ok(runner) => runner,
+            Err(why) => {
+                failures.push(format!("{name}: {why}"));
+                continue;
+            }
+        };
         let runs: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("// run: ")).collect();
         assert!(!runs.is_empty(), "{name} checks nothing");
         for run in runs {
@@ -46,7 +52,7 @@ fn every_line_of_the_corpus_holds() {
 fn a_wrong_expectation_is_told() {
     let kernel = ".version 7.0\n.target sm_52\n.address_size 64\n.visible .entry put(.param .u64 out, .param .b32 a)\n\
         { .reg .b64 %rd; .reg .b32 %r; ld.param.u64 %rd, [out]; ld.param.b32 %r, [a]; st.global.b32 [%rd], %r; }";
-    let runner = Runner::open(kernel);
+    let runner = Runner::open(kernel).expect("it loads");
     assert_eq!(runner.check("put(1.5f) == 1.5f"), Ok(()));
     assert_eq!(runner.check("put(1.0f) == 0x3f800001~1"), Err("0 of [0x3f800001~1]: 0x3f800000".into()));
     assert_eq!(runner.check("put(1.0f) == 1.0000001f~1"), Ok(()));
@@ -64,7 +70,7 @@ struct Runner {
 }
 
 impl Runner {
-    fn open(text: &str) -> Runner {
+    fn open(text: &str) -> Result<Runner, String> {
         let gpu = SoftGpu::open(0, SoftOptions::default()).expect("a software GPU");
         // Tests of one process share the address space.
         let base = (0..64)
@@ -74,8 +80,9 @@ impl Runner {
         gpu.vgpuMemMap(base, CHUNK).expect("memory");
         let memory = CUdeviceptr(base);
         gpu.cuMemAlloc_v2(memory, CHUNK).expect("the chunk");
-        let (module, facts) = gpu.cuModuleLoadData(vec![text.as_bytes()]).expect("a module that loads");
-        Runner { gpu, memory, module, facts }
+        let (module, facts) =
+            gpu.cuModuleLoadData(vec![text.as_bytes()]).map_err(|error| format!("load: {error:?}"))?;
+        Ok(Runner { gpu, memory, module, facts })
     }
 
     fn check(&self, run: &str) -> Result<(), String> {
@@ -93,7 +100,7 @@ impl Runner {
         let mut bytes = self.memory.0.to_le_bytes().to_vec();
         for argument in arguments.split(", ").filter(|argument| !argument.is_empty()) {
             let number = Number::parse(argument)?;
-            // All parameters are as aligned as they are wide.
+            // Values stand one behind the other, without padding.
             bytes.extend_from_slice(&number.bits.to_le_bytes()[..number.bytes]);
         }
         let wanted = wanted.split(", ").map(Number::parse).collect::<Result<Vec<_>, _>>()?;

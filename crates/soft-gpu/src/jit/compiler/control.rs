@@ -123,6 +123,16 @@ impl<'a> Translator<'a, '_> {
         for item in returns.iter().chain(params) {
             addresses.push(self.place_of(item)?);
         }
+        // A callee may write to its parameters.
+        for (item, address) in params.iter().zip(&mut addresses[returns.len()..]) {
+            if let Operand::Variable(variable, 0) = item
+                && let Some((_, ty)) = self.register_parameter(*variable)
+            {
+                let value = self.read(item, ty)?;
+                *address = self.stack_slot(16, 16);
+                self.b.ins().store(MemFlagsData::trusted(), value, *address, 0);
+            }
+        }
         self.checked.clear();
         let done = match &op.operands[target] {
             Operand::Name(name, _) => self.call_by_name(*name, &addresses, returns.len()),

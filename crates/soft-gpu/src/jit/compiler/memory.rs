@@ -53,7 +53,7 @@ impl<'a> Translator<'a, '_> {
         let base = match item {
             // A 32-bit register holds a shared or local address.
             Operand::Register(register) => self.register(*register, types::I64),
-            Operand::Variable(variable, more) => {
+            Operand::Variable(variable, more) if self.register_parameter(*variable).is_none() => {
                 let value = match self.places[*variable as usize] {
                     Place::Address(address) => address,
                     Place::Shared(base) => self.constant(types::I64, u64::from(base)),

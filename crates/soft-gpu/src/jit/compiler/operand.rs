@@ -2,7 +2,7 @@
 
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, StackSlotData, StackSlotKind, Type, Value, types};
 use ptx::ast::{Name, RegId};
-use ptx::{Operand, ScalarType};
+use ptx::{Operand, ScalarType, Space};
 
 use super::analysis::SharedId;
 use super::translator::{Done, Op, Place, Translator, clif_type};
@@ -74,6 +74,17 @@ impl<'a> Translator<'a, '_> {
         self.coerce(value, ty, false)
     }
 
+    /// Where a parameter of `.func f(.reg .b32 %x)` is kept, and its type.
+    pub(super) fn register_parameter(&self, variable: u32) -> Option<(Value, Type)> {
+        let declared = &self.body.variables[variable as usize];
+        match self.places[variable as usize] {
+            Place::Address(address) if declared.space == Space::Reg => {
+                Some((address, clif_type(declared.ty)))
+            }
+            _ => None,
+        }
+    }
+
     /// Reads an operand as a value of a type of Cranelift.
     pub(super) fn read(&mut self, operand: &Operand, ty: Type) -> Result<Value, String> {
         Ok(match operand {
@@ -102,6 +113,10 @@ impl<'a> Translator<'a, '_> {
                 self.coerce(value, ty, false)
             }
             Operand::Variable(variable, offset) => {
+                if let Some((address, own)) = self.register_parameter(*variable) {
+                    let value = self.b.ins().load(own, MemFlagsData::trusted(), address, 0);
+                    return Ok(self.coerce(value, ty, false));
+                }
                 let value = match self.places[*variable as usize] {
                     Place::Address(address) => self.b.ins().iadd_imm_s(address, *offset),
                     Place::Shared(base) => {
@@ -159,6 +174,13 @@ impl<'a> Translator<'a, '_> {
                 let (variable, ty) = self.registers[*register as usize];
                 let value = self.coerce(value, ty, signed);
                 self.b.def_var(variable, value);
+                Ok(())
+            }
+            Operand::Variable(variable, 0) => {
+                let parameter = self.register_parameter(*variable);
+                let (address, ty) = parameter.ok_or("the destination is not a register")?;
+                let value = self.coerce(value, ty, signed);
+                self.b.ins().store(MemFlagsData::trusted(), value, address, 0);
                 Ok(())
             }
             Operand::Sink => Ok(()),

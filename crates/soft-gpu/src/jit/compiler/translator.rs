@@ -204,7 +204,6 @@ impl<'a, 'b> Translator<'a, 'b> {
             };
             self.places.push(place);
         }
-        self.load_register_params(params);
         if self.is_loop() {
             let tid = [0; 3].map(|_| self.b.declare_var(types::I32));
             let zero = self.b.ins().iconst(types::I32, 0);
@@ -222,11 +221,6 @@ impl<'a, 'b> Translator<'a, 'b> {
         } else {
             self.b.seal_block(head);
         }
-    }
-
-    /// `.func f(.reg .b32 x)`: the value arrives by address, as all do.
-    fn load_register_params(&mut self, params: usize) {
-        let _ = params;
     }
 
     fn epilogue(&mut self) {
