@@ -272,25 +272,22 @@ impl<'a> Translator<'a, '_> {
             a = if op.has("hi") { self.multiply_high(a, b, signed) } else { self.b.ins().imul(a, b) };
             b = self.read_at(op, 3, ty)?;
         }
+        // A difference is `a + !b + 1`: its carry is the opposite of a borrow. The PTX ISA calls it a borrow, which
+        // differs only where `addc` follows `sub.cc`, as in nvcc's own division of 128 bits: that relies on this.
+        if name.starts_with("sub") {
+            b = self.b.ins().bnot(b);
+        }
         let carry_in = if name.ends_with('c') {
             let carry = self.b.use_var(self.carry);
             self.coerce(carry, ty, false)
         } else {
-            self.constant(ty, 0)
+            self.constant(ty, u64::from(name == "sub"))
         };
-        let (value, carry) = if name.starts_with("sub") {
-            let first = self.b.ins().isub(a, b);
-            let borrow_a = self.b.ins().icmp(IntCC::UnsignedLessThan, a, b);
-            let value = self.b.ins().isub(first, carry_in);
-            let borrow_b = self.b.ins().icmp(IntCC::UnsignedLessThan, first, carry_in);
-            (value, self.b.ins().bor(borrow_a, borrow_b))
-        } else {
-            let first = self.b.ins().iadd(a, b);
-            let carry_a = self.b.ins().icmp(IntCC::UnsignedLessThan, first, a);
-            let value = self.b.ins().iadd(first, carry_in);
-            let carry_b = self.b.ins().icmp(IntCC::UnsignedLessThan, value, carry_in);
-            (value, self.b.ins().bor(carry_a, carry_b))
-        };
+        let first = self.b.ins().iadd(a, b);
+        let carry_a = self.b.ins().icmp(IntCC::UnsignedLessThan, first, a);
+        let value = self.b.ins().iadd(first, carry_in);
+        let carry_b = self.b.ins().icmp(IntCC::UnsignedLessThan, value, carry_in);
+        let carry = self.b.ins().bor(carry_a, carry_b);
         if op.has("cc") {
             let carry = self.b.ins().uextend(types::I64, carry);
             self.b.def_var(self.carry, carry);
