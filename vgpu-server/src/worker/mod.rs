@@ -119,7 +119,10 @@ pub fn serve(
     });
     let (transfers, lander) = match begun {
         Ok(parts) => parts,
-        Err(end) => return (end, CallCounts::default()),
+        Err(end) => {
+            link.shutdown();
+            return (end, CallCounts::default());
+        }
     };
     let began = Began { staging_bytes: options.upload_bytes as u64, control_bytes: options.control_bytes };
     if let Err(error) = link.send(&[&began.frame()]) {
