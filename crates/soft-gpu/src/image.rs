@@ -121,10 +121,10 @@ pub(crate) fn link<E>(
             let found = exported.get(name).map(|(symbol, _)| *symbol);
             let builtin = || Builtin::named(name).map(Symbol::Builtin);
             // An extern shared array stays the text's own.
-            if !scopes[text].contains_key(name) || linkage == Linkage::Weak {
-                if let Some(symbol) = found.or_else(builtin) {
-                    scopes[text].insert(name.into(), symbol);
-                }
+            if (!scopes[text].contains_key(name) || linkage == Linkage::Weak)
+                && let Some(symbol) = found.or_else(builtin)
+            {
+                scopes[text].insert(name.into(), symbol);
             }
         }
         for (new, old) in &module.aliases {

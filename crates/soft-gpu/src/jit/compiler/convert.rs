@@ -176,14 +176,14 @@ impl<'a> Translator<'a, '_> {
                     self.helper(address, &[value], Some(types::F32)).expect("it has a result")
                 }
             },
-            ScalarType::Tf32 => self.to_tf32(op, value),
+            ScalarType::Tf32 => self.round_tf32(op, value),
             _ => value,
         };
         Ok(if op.has("ftz") { self.flush(value) } else { value })
     }
 
     /// TF32 keeps ten bits of the fraction: `rna` rounds halves away from zero, `rn` to even.
-    fn to_tf32(&mut self, op: &Op<'a>, value: Value) -> Value {
+    fn round_tf32(&mut self, op: &Op<'a>, value: Value) -> Value {
         let bits = self.coerce(value, types::I32, false);
         let rounded = if op.has("rz") {
             bits

@@ -174,7 +174,7 @@ impl<'a> Translator<'a, '_> {
     /// A place on the stack, zero-aligned to what parameters of calls need.
     pub(super) fn stack_slot(&mut self, bytes: u64, align: u32) -> Value {
         let bytes = u32::try_from(bytes.max(8)).unwrap_or(u32::MAX).next_multiple_of(8);
-        let shift = u8::try_from(align.max(8).min(16).trailing_zeros()).expect("at most 4");
+        let shift = u8::try_from(align.clamp(8, 16).trailing_zeros()).expect("at most 4");
         let slot =
             self.b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, bytes, shift));
         self.b.ins().stack_addr(types::I64, slot, 0)
