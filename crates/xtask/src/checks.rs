@@ -64,6 +64,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("dependencies", Check::Source(dependencies)),
     ("samples on the software GPU", Check::Program(samples_on_soft_gpu)),
     ("programs on the software GPU", Check::Program(programs_on_soft_gpu)),
+    ("programs through cudarc, on the software GPU's libcuda", Check::Program(programs_through_cudarc)),
     ("control: nothing passes on a driver that does nothing", Check::Program(negative_control)),
 ];
 
@@ -123,7 +124,16 @@ fn samples_on_soft_gpu(_: &Workspace, dist: &Path) -> Outcome {
 }
 
 fn programs_on_soft_gpu(workspace: &Workspace, dist: &Path) -> Outcome {
-    let servers = Servers::start(dist, "soft", 1)?;
+    run_programs(workspace, dist, "soft")
+}
+
+/// The way that an NVIDIA GPU is driven, with another driver at its end.
+fn programs_through_cudarc(workspace: &Workspace, dist: &Path) -> Outcome {
+    run_programs(workspace, dist, &dist.join("lib/soft/libcuda.so.1").display().to_string())
+}
+
+fn run_programs(workspace: &Workspace, dist: &Path, driver: &str) -> Outcome {
+    let servers = Servers::start(dist, driver, 1)?;
     let launcher = Launcher::new(dist, &servers);
     let mut failed = Vec::new();
     for (runtime, name) in programs(workspace)? {
