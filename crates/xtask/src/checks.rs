@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::demo;
 use crate::dist;
-use crate::launch::Launcher;
+use crate::launch::{Launcher, Way};
 use crate::samples::{self, Runtime, SAMPLES};
 use crate::servers::Servers;
 use crate::toolchain::{Mpi, Toolchain};
@@ -137,7 +137,7 @@ fn run_programs(workspace: &Workspace, dist: &Path, driver: &str) -> Outcome {
     let launcher = Launcher::new(dist, &servers);
     let mut failed = Vec::new();
     for (runtime, name) in programs(workspace)? {
-        let run = launcher.alone(&samples::test(dist, &name, runtime))?;
+        let run = launcher.alone(&samples::test(dist, &name, runtime), way(runtime))?;
         let passed = run.succeeded && run.output.contains(&format!("{name}: ok"));
         let word = if passed { "ok" } else { "FAILED" };
         println!("{name:<16} {:<8} {word:<8} {:>6.1} s", runtime.name(), run.seconds);
@@ -159,14 +159,14 @@ fn negative_control(workspace: &Workspace, dist: &Path) -> Outcome {
     let mut runs = Vec::new();
     for (mpi, runtime) in Mpi::ALL.into_iter().flat_map(|mpi| Runtime::ALL.map(|runtime| (mpi, runtime))) {
         for name in SAMPLES {
-            let run = launcher.under_mpi(&samples::sample(dist, name, mpi, runtime), mpi, 2)?;
+            let run = launcher.under_mpi(&samples::sample(dist, name, mpi, runtime), Way::Preload, mpi, 2)?;
             // It must come as far as comparing results, and then say that they are wrong.
             let refused = run.verdict(name).is_some_and(|verdict| !verdict.verified) && !run.succeeded;
             runs.push((format!("{name}, {}, {}", mpi.name(), runtime.name()), refused, run));
         }
     }
     for (runtime, name) in programs(workspace)? {
-        let run = launcher.alone(&samples::test(dist, &name, runtime))?;
+        let run = launcher.alone(&samples::test(dist, &name, runtime), way(runtime))?;
         let refused = !run.succeeded && run.output.contains(": expected ");
         runs.push((format!("{name}, {}", runtime.name()), refused, run));
     }
@@ -189,6 +189,14 @@ fn programs(workspace: &Workspace) -> Outcome<Vec<(Runtime, String)>> {
         .into_iter()
         .flat_map(|runtime| names.clone().into_iter().map(move |name| (runtime, name)))
         .collect())
+}
+
+/// A program that names its runtime finds it by path.
+fn way(runtime: Runtime) -> Way {
+    match runtime {
+        Runtime::Shared => Way::Path,
+        Runtime::Static => Way::Preload,
+    }
 }
 
 const CARGO_DENY: &str = "0.20.2";
