@@ -316,7 +316,6 @@ impl Worker {
         match row.class {
             Class::Wait => {
                 self.print();
-                self.unacknowledged.store(0, Ordering::Relaxed);
                 let length = if error == 0 { value.len() } else { 0 };
                 let length = u32::try_from(length).expect("no answer of the table is near 4 GiB");
                 Reply { call: call.id.0, error }.append(&mut frame, length);
