@@ -54,6 +54,17 @@ impl FrameReader {
         self.end - self.start >= Header::SIZE
     }
 
+    /// Whether a whole frame lies in the buffer: one that no descriptor will announce.
+    pub fn has_frame(&self) -> bool {
+        let Some(bytes) = self.buffer[self.start..self.end].first_chunk() else { return false };
+        let Ok(header) = Header::decode(bytes) else {
+            // Reading it tells what is wrong with it, and needs no more bytes.
+            return true;
+        };
+        let whole = Header::SIZE as u64 + u64::from(header.length) + u64::from(header.bulk);
+        (self.end - self.start) as u64 >= whole
+    }
+
     /// Waits for the next frame's header.
     pub fn header<E>(
         &mut self,
@@ -172,6 +183,10 @@ mod tests {
             let mut reader = FrameReader::default();
             for (arguments, bulk) in &sizes {
                 let header = reader.header(&mut read).expect("a header");
+                let whole = *arguments + *bulk <= reader.end - reader.start;
+                reader.start -= Header::SIZE;
+                prop_assert_eq!(reader.has_frame(), whole);
+                reader.start += Header::SIZE;
                 prop_assert_eq!((header.length as usize, header.bulk as usize), (*arguments, *bulk));
                 let mut got = Vec::new();
                 reader.arguments(header.length, &mut got, &mut read).expect("arguments");

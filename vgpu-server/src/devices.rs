@@ -15,6 +15,8 @@ use crate::null::NullGpu;
 pub enum Driver {
     /// Counts and checks, computes nothing; the flag leaves out the copies.
     Null { dma_free: bool },
+    /// An NVIDIA GPU where there is a driver for one, else the software GPU.
+    Auto,
     /// The software GPU.
     Soft,
     /// An NVIDIA GPU through the installed driver, or through the one that is named.
@@ -28,11 +30,12 @@ impl std::str::FromStr for Driver {
         match text {
             "null" => Ok(Driver::Null { dma_free: false }),
             "null-dma-free" => Ok(Driver::Null { dma_free: true }),
+            "auto" => Ok(Driver::Auto),
             "soft" => Ok(Driver::Soft),
             "cuda" => Ok(Driver::Cuda { library: None }),
             path if path.contains('/') => Ok(Driver::Cuda { library: Some(path.into()) }),
             other => Err(format!(
-                "no driver {other:?}: say soft, cuda, null, null-dma-free or a path to a libcuda.so.1"
+                "no driver {other:?}: say auto, soft, cuda, null, null-dma-free or a path to a libcuda.so.1"
             )),
         }
     }
@@ -43,6 +46,7 @@ impl std::fmt::Display for Driver {
         match self {
             Driver::Null { dma_free: false } => f.write_str("null"),
             Driver::Null { dma_free: true } => f.write_str("null-dma-free"),
+            Driver::Auto => f.write_str("auto"),
             Driver::Soft => f.write_str("soft"),
             Driver::Cuda { library: None } => f.write_str("cuda"),
             Driver::Cuda { library: Some(path) } => path.display().fmt(f),
@@ -55,6 +59,13 @@ impl Driver {
     pub fn open(&self, ordinal: u32) -> Result<Arc<dyn Device>, CuError> {
         match self {
             Driver::Null { dma_free } => Ok(Arc::new(NullGpu::new(*dma_free))),
+            Driver::Auto => match NvidiaGpu::open(ordinal) {
+                Err(CuError::NO_DEVICE) => {
+                    tracing::warn!("no NVIDIA driver on this machine: the device is the software GPU");
+                    Driver::Soft.open(ordinal)
+                }
+                opened => Ok(Arc::new(opened?)),
+            },
             Driver::Soft => Ok(Arc::new(SoftGpu::open(ordinal, SoftOptions::default())?)),
             Driver::Cuda { .. } => Ok(Arc::new(NvidiaGpu::open(ordinal)?.capturing_printed())),
         }
@@ -64,7 +75,7 @@ impl Driver {
     pub fn library(&self) -> Option<&Path> {
         match self {
             Driver::Cuda { library } => library.as_deref(),
-            Driver::Null { .. } | Driver::Soft => None,
+            Driver::Null { .. } | Driver::Soft | Driver::Auto => None,
         }
     }
 }

@@ -22,8 +22,8 @@ pub struct Options {
     #[arg(short = 'd', long, value_name = "DEVICE", default_value_t = 0)]
     pub device: u32,
 
-    /// What drives the device: soft (the software GPU), cuda (NVIDIA's driver), a path to a libcuda.so.1, null or null-dma-free (computes nothing; for measurements)
-    #[arg(long, value_name = "soft|cuda|PATH|null", default_value = "soft")]
+    /// What drives the device: auto (NVIDIA's driver if there is one, else the software GPU), soft (the software GPU), cuda (NVIDIA's driver), a path to a libcuda.so.1, null or null-dma-free (computes nothing; for measurements)
+    #[arg(long, value_name = "auto|soft|cuda|PATH|null", default_value = "auto")]
     pub driver: Driver,
 
     /// Address to listen on; without it only programs on this machine are served

@@ -6,11 +6,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use client::launch::LaunchConfig;
 use client::{ConnectError, Environment, Remote, Session};
-use cuda_types::{CUstream, CuError, HostSpan};
+use cuda_types::{CUstream, CuError, Dim3, HostSpan};
 use proto::frame::{CallId, Header, append};
 use proto::handshake::{Began, Begin, Hello, Welcome};
 use proto::{ContextCalls, MemoryCalls};
+use testkit::kernels;
 use transport::Address;
 
 /// Longer than anything here takes, shorter than a person's patience.
@@ -23,13 +25,12 @@ struct Server {
 }
 
 impl Server {
-    fn start(arguments: &[&str]) -> Server {
+    fn start(driver: &str) -> Server {
         let port =
             std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
         let port = port.min(65000);
         let mut process = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))
-            .args(["--driver", "null", "--log", "debug", "--port", &port.to_string()])
-            .args(arguments)
+            .args(["--driver", driver, "--log", "debug", "--port", &port.to_string()])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -129,7 +130,7 @@ fn round_trip(session: &Session) -> Result<(), CuError> {
 
 #[test]
 fn clients_that_only_enumerate_start_no_worker() {
-    let server = Server::start(&[]);
+    let server = Server::start("null");
     let clients: Vec<Remote> = (0..64).map(|_| server.connect()).collect();
     assert!(clients.iter().all(|client| client.facts().name.contains("null")));
     assert_eq!(server.workers(), []);
@@ -143,7 +144,7 @@ fn clients_that_only_enumerate_start_no_worker() {
 
 #[test]
 fn a_client_of_another_version_is_refused_naming_both() {
-    let server = Server::start(&[]);
+    let server = Server::start("null");
     let mut stream = server.raw();
     let hello = Hello { oldest: 700, newest: 701, hashes: vec![1, 2], client: "from the future".into() };
     stream.write_all(&hello.frame()).expect("sent");
@@ -171,7 +172,7 @@ fn begun(server: &Server) -> TcpStream {
 
 #[test]
 fn frames_that_are_none_end_their_own_session_with_a_logged_reason() {
-    let server = Server::start(&[]);
+    let server = Server::start("null");
     let other = server.connect();
     let other_session = other.session().expect("a worker");
     let mut call = Vec::new();
@@ -208,7 +209,7 @@ fn frames_that_are_none_end_their_own_session_with_a_logged_reason() {
 
 #[test]
 fn strangers_who_do_not_greet_are_turned_away() {
-    let server = Server::start(&[]);
+    let server = Server::start("null");
     let mut stream = server.raw();
     stream
         .write_all(&Header { opcode: Hello::OPCODE, call: CallId(0), length: 1 << 20, bulk: 0 }.encode())
@@ -225,11 +226,13 @@ fn strangers_who_do_not_greet_are_turned_away() {
 
 /// Calls until one fails, within the link's timeout and far from a hang.
 fn error_after(session: &Session, end: impl FnOnce()) -> CuError {
+    let (begun, copying) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
-        let calling = scope.spawn(|| {
+        let calling = scope.spawn(move || {
             let bytes = 64 * 1024 * 1024;
             let (up, device) =
                 (HostSpan::leak(vec![1; bytes]), session.cuMemAlloc(bytes as u64).expect("memory"));
+            begun.send(()).expect("the test listens");
             loop {
                 let copied = session.copy_to_device(device, up, CUstream::NULL, true);
                 if let Err(error) = copied.and_then(|()| session.cuCtxSynchronize()) {
@@ -237,7 +240,8 @@ fn error_after(session: &Session, end: impl FnOnce()) -> CuError {
                 }
             }
         });
-        std::thread::sleep(Duration::from_millis(100));
+        copying.recv().expect("it begins");
+        std::thread::sleep(Duration::from_millis(50));
         let killed = Instant::now();
         end();
         let error = calling.join().expect("no panic");
@@ -248,7 +252,7 @@ fn error_after(session: &Session, end: impl FnOnce()) -> CuError {
 
 #[test]
 fn a_worker_killed_in_the_middle_of_a_copy_is_a_clear_error_for_its_client_alone() {
-    let server = Server::start(&[]);
+    let server = Server::start("null");
     let victim = server.connect();
     let session = victim.session().expect("a worker");
     let pid = server.workers()[0];
@@ -265,7 +269,7 @@ fn a_worker_killed_in_the_middle_of_a_copy_is_a_clear_error_for_its_client_alone
 
 #[test]
 fn a_server_killed_in_the_middle_of_a_copy_is_a_clear_error_and_leaves_no_worker() {
-    let mut server = Server::start(&[]);
+    let mut server = Server::start("null");
     let remote = server.connect();
     let session = remote.session().expect("a worker");
     let workers = server.workers();
@@ -282,7 +286,7 @@ fn a_server_killed_in_the_middle_of_a_copy_is_a_clear_error_and_leaves_no_worker
 
 #[test]
 fn a_client_killed_in_the_middle_of_a_copy_leaves_no_worker() {
-    let server = Server::start(&[]);
+    let server = Server::start("null");
     let mut stream = begun(&server);
     assert_eq!(server.workers().len(), 1);
     // The first half of a bulk frame.
@@ -296,9 +300,140 @@ fn a_client_killed_in_the_middle_of_a_copy_leaves_no_worker() {
     round_trip(&server.connect().session().expect("a worker")).expect("a good link");
 }
 
+/// Starts a kernel that never ends.
+fn run_forever(session: &Session) {
+    let (module, facts) = session.load_module(vec![kernels::MODULE.as_bytes()]).expect("PTX");
+    let forever = facts.functions.into_iter().find(|kernel| kernel.name == "forever").expect("it is there");
+    let function = session.function(module, Arc::new(forever)).expect("a kernel");
+    let one = Dim3 { x: 1, y: 1, z: 1 };
+    let config =
+        LaunchConfig { grid: one, block: one, shared_bytes: 0, stream: CUstream::NULL, cooperative: false };
+    session.launch(function, &config, &[]).expect("launched");
+    session.flush().expect("a good link");
+}
+
+#[test]
+fn a_worker_killed_in_the_middle_of_a_kernel_is_a_clear_error_for_its_client_alone() {
+    let server = Server::start("soft");
+    let victim = server.connect();
+    let session = victim.session().expect("a worker");
+    let pid = server.workers()[0];
+    let other = server.connect();
+    let other_session = other.session().expect("a worker");
+    run_forever(&session);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| session.cuCtxSynchronize());
+        std::thread::sleep(Duration::from_millis(100));
+        kill("-KILL", pid);
+        assert_eq!(waiting.join().expect("no panic"), Err(CuError::DEVICE_UNAVAILABLE));
+    });
+    round_trip(&other_session).expect("another client notices nothing");
+    victim.reset().expect("a reset always works");
+    let session = victim.session().expect("a new worker");
+    round_trip(&session).expect("a good link");
+    let (free, total) = session.cuMemGetInfo_v2().expect("a good link");
+    assert!(total - free <= 2 << 20, "only the chunk of this round trip is left");
+}
+
+#[test]
+fn a_server_killed_in_the_middle_of_a_kernel_leaves_no_worker() {
+    let mut server = Server::start("soft");
+    let remote = server.connect();
+    let session = remote.session().expect("a worker");
+    let workers = server.workers();
+    run_forever(&session);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| session.cuCtxSynchronize());
+        std::thread::sleep(Duration::from_millis(100));
+        server.process.kill().expect("it runs");
+        assert_eq!(waiting.join().expect("no panic"), Err(CuError::DEVICE_UNAVAILABLE));
+    });
+    assert!(eventually(|| workers
+        .iter()
+        .all(|pid| !std::path::Path::new(&format!("/proc/{pid}/exe")).exists())));
+}
+
+/// Set in the process that is killed.
+const VICTIM: &str = "VGPU_TEST_VICTIM";
+
+#[test]
+fn a_client_killed_in_the_middle_of_a_kernel_leaves_no_worker_and_no_memory() {
+    if let Some(port) = std::env::var(VICTIM).ok().and_then(|port| port.parse().ok()) {
+        let address = Address::Tcp { host: "127.0.0.1".into(), port };
+        let remote = Remote::connect(address, 0, Arc::new(quiet()), |_, _| true).expect("the server is up");
+        let session = remote.session().expect("a worker");
+        session.cuMemAlloc(1 << 30).expect("memory");
+        run_forever(&session);
+        // Killed here.
+        let _ = session.cuCtxSynchronize();
+        return;
+    }
+    let server = Server::start("soft");
+    let other = server.connect();
+    let other_session = other.session().expect("a worker");
+    let mut victim = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "a_client_killed_in_the_middle_of_a_kernel_leaves_no_worker_and_no_memory"])
+        .env(VICTIM, server.port.to_string())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("this test starts again");
+    assert!(eventually(|| server.workers().len() == 2));
+    std::thread::sleep(Duration::from_millis(200));
+    victim.kill().expect("it runs");
+    victim.wait().expect("it ran");
+    assert!(eventually(|| server.workers().len() == 1), "the worker goes, though its kernel never ends");
+    round_trip(&other_session).expect("another client notices nothing");
+    let (free, total) = other_session.cuMemGetInfo_v2().expect("a good link");
+    assert!(total - free <= 2 << 20, "only the chunk of this round trip is left");
+}
+
+/// Set in the processes that only look.
+const LOOKER: &str = "VGPU_TEST_LOOKER";
+
+#[test]
+fn sixty_four_processes_that_only_enumerate_eight_devices_start_no_worker() {
+    if let Ok(ports) = std::env::var(LOOKER) {
+        let devices: Vec<Remote> = ports
+            .split(',')
+            .map(|port| {
+                let address = Address::Tcp { host: "127.0.0.1".into(), port: port.parse().expect("a port") };
+                Remote::connect(address, 0, Arc::new(quiet()), |_, _| true).expect("the server is up")
+            })
+            .collect();
+        assert!(devices.iter().all(|device| device.facts().name.contains("null")));
+        println!("seen {} devices", devices.len());
+        // Until the test has counted.
+        let _ = std::io::stdin().read(&mut [0]);
+        return;
+    }
+    let servers: Vec<Server> = (0..8).map(|_| Server::start("null")).collect();
+    let ports = servers.iter().map(|server| server.port.to_string()).collect::<Vec<_>>().join(",");
+    let mut lookers: Vec<Child> = (0..64)
+        .map(|_| {
+            Command::new(std::env::current_exe().expect("this test"))
+                .args(["--exact", "sixty_four_processes_that_only_enumerate_eight_devices_start_no_worker"])
+                .arg("--nocapture")
+                .env(LOOKER, &ports)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("this test starts again")
+        })
+        .collect();
+    for looker in &mut lookers {
+        let said = BufReader::new(looker.stdout.as_mut().expect("piped")).lines().map_while(Result::ok);
+        assert!(said.into_iter().any(|line| line.contains("seen 8 devices")));
+    }
+    assert!(servers.iter().all(|server| server.workers().is_empty()));
+    for mut looker in lookers {
+        drop(looker.stdin.take());
+        assert!(looker.wait().expect("it ran").success());
+    }
+}
+
 #[test]
 fn a_termination_lets_clients_finish_and_takes_no_new_ones() {
-    let mut server = Server::start(&[]);
+    let mut server = Server::start("null");
     let remote = server.connect();
     let session = remote.session().expect("a worker");
     server.signal("-TERM");
@@ -312,7 +447,7 @@ fn a_termination_lets_clients_finish_and_takes_no_new_ones() {
 
 #[test]
 fn a_port_that_is_taken_is_named_with_the_remedy() {
-    let server = Server::start(&[]);
+    let server = Server::start("null");
     let second = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))
         .args(["--driver", "null", "--port", &server.port.to_string()])
         .output()
@@ -327,7 +462,7 @@ fn a_port_that_is_taken_is_named_with_the_remedy() {
 
 #[test]
 fn a_farewell_right_after_posted_calls_loses_none_of_them() {
-    let server = Server::start(&[]);
+    let server = Server::start("null");
     let remote = server.connect();
     let session = remote.session().expect("a worker");
     let device = session.cuMemAlloc(4).expect("memory");

@@ -366,7 +366,7 @@ impl Session {
             }
             state.reading = true;
             drop(state);
-            let read = self.read_frame();
+            let read = self.read_frames();
             state = self.state();
             state.reading = false;
             // Whoever waits looks again: for what has come, and for the role.
@@ -386,6 +386,16 @@ impl Session {
         })
     }
 
+    /// Reads one frame, and those that came with it: what lies in the buffer is announced by no descriptor.
+    fn read_frames(&self) -> Result<(), CuError> {
+        loop {
+            self.read_frame()?;
+            if !self.frames.lock().unwrap_or_else(PoisonError::into_inner).has_frame() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Reads what has arrived, without waiting, unless another thread is reading.
     pub(crate) fn read_available(&self) {
         {
@@ -398,7 +408,7 @@ impl Session {
         loop {
             let ready = {
                 let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-                frames.has_header() || self.link.wait_readable(Duration::ZERO).unwrap_or(true)
+                frames.has_frame() || self.link.wait_readable(Duration::ZERO).unwrap_or(true)
             };
             if !ready || self.read_frame().is_err() {
                 break;

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::demo;
 use crate::dist;
-use crate::launch::Launcher;
+use crate::launch::{Launcher, Way};
 use crate::samples::{self, Runtime, SAMPLES};
 use crate::servers::Servers;
 use crate::toolchain::{Mpi, Toolchain};
@@ -64,6 +64,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("dependencies", Check::Source(dependencies)),
     ("samples on the software GPU", Check::Program(samples_on_soft_gpu)),
     ("programs on the software GPU", Check::Program(programs_on_soft_gpu)),
+    ("programs through cudarc, on the software GPU's libcuda", Check::Program(programs_through_cudarc)),
     ("control: nothing passes on a driver that does nothing", Check::Program(negative_control)),
 ];
 
@@ -123,11 +124,20 @@ fn samples_on_soft_gpu(_: &Workspace, dist: &Path) -> Outcome {
 }
 
 fn programs_on_soft_gpu(workspace: &Workspace, dist: &Path) -> Outcome {
-    let servers = Servers::start(dist, "soft", 1)?;
+    run_programs(workspace, dist, "soft")
+}
+
+/// The way that an NVIDIA GPU is driven, with another driver at its end.
+fn programs_through_cudarc(workspace: &Workspace, dist: &Path) -> Outcome {
+    run_programs(workspace, dist, &dist.join("lib/soft/libcuda.so.1").display().to_string())
+}
+
+fn run_programs(workspace: &Workspace, dist: &Path, driver: &str) -> Outcome {
+    let servers = Servers::start(dist, driver, 1)?;
     let launcher = Launcher::new(dist, &servers);
     let mut failed = Vec::new();
     for (runtime, name) in programs(workspace)? {
-        let run = launcher.alone(&samples::test(dist, &name, runtime))?;
+        let run = launcher.alone(&samples::test(dist, &name, runtime), way(runtime))?;
         let passed = run.succeeded && run.output.contains(&format!("{name}: ok"));
         let word = if passed { "ok" } else { "FAILED" };
         println!("{name:<16} {:<8} {word:<8} {:>6.1} s", runtime.name(), run.seconds);
@@ -149,14 +159,14 @@ fn negative_control(workspace: &Workspace, dist: &Path) -> Outcome {
     let mut runs = Vec::new();
     for (mpi, runtime) in Mpi::ALL.into_iter().flat_map(|mpi| Runtime::ALL.map(|runtime| (mpi, runtime))) {
         for name in SAMPLES {
-            let run = launcher.under_mpi(&samples::sample(dist, name, mpi, runtime), mpi, 2)?;
+            let run = launcher.under_mpi(&samples::sample(dist, name, mpi, runtime), Way::Preload, mpi, 2)?;
             // It must come as far as comparing results, and then say that they are wrong.
             let refused = run.verdict(name).is_some_and(|verdict| !verdict.verified) && !run.succeeded;
             runs.push((format!("{name}, {}, {}", mpi.name(), runtime.name()), refused, run));
         }
     }
     for (runtime, name) in programs(workspace)? {
-        let run = launcher.alone(&samples::test(dist, &name, runtime))?;
+        let run = launcher.alone(&samples::test(dist, &name, runtime), way(runtime))?;
         let refused = !run.succeeded && run.output.contains(": expected ");
         runs.push((format!("{name}, {}", runtime.name()), refused, run));
     }
@@ -179,6 +189,14 @@ fn programs(workspace: &Workspace) -> Outcome<Vec<(Runtime, String)>> {
         .into_iter()
         .flat_map(|runtime| names.clone().into_iter().map(move |name| (runtime, name)))
         .collect())
+}
+
+/// A program that names its runtime finds it by path.
+fn way(runtime: Runtime) -> Way {
+    match runtime {
+        Runtime::Shared => Way::Path,
+        Runtime::Static => Way::Preload,
+    }
 }
 
 const CARGO_DENY: &str = "0.20.2";

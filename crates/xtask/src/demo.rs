@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 
 use crate::dist;
-use crate::launch::Launcher;
+use crate::launch::{Launcher, Way};
 use crate::samples::{Runtime, SAMPLES, sample};
 use crate::servers::Servers;
 use crate::toolchain::{Mpi, Toolchain};
@@ -35,6 +35,14 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Outcome {
     show(&dist, options, &[Runtime::Shared, Runtime::Static])
 }
 
+/// Shared runtimes are found by path under one MPI and by preload under the other; static ones need the preload.
+fn way(runtime: Runtime, mpi: Mpi) -> Way {
+    match (runtime, mpi) {
+        (Runtime::Shared, Mpi::OpenMpi) => Way::Path,
+        _ => Way::Preload,
+    }
+}
+
 /// Runs the samples of a finished distribution; fails unless every rank of each verified its results.
 pub(crate) fn show(dist: &Path, options: &Options, runtimes: &[Runtime]) -> Outcome {
     let servers = Servers::start(dist, &options.driver, options.servers)?;
@@ -47,7 +55,12 @@ pub(crate) fn show(dist: &Path, options: &Options, runtimes: &[Runtime]) -> Outc
     let (mut failed, mut total) = (Vec::new(), 0);
     for mpi in Mpi::ALL {
         for (runtime, name) in runtimes.iter().flat_map(|&runtime| SAMPLES.map(|name| (runtime, name))) {
-            let run = launcher.under_mpi(&sample(dist, name, mpi, runtime), mpi, options.ranks)?;
+            let run = launcher.under_mpi(
+                &sample(dist, name, mpi, runtime),
+                way(runtime, mpi),
+                mpi,
+                options.ranks,
+            )?;
             let verdict = run.verdict(name);
             let expected_devices = options.ranks.min(options.servers.into());
             let verified = run.succeeded

@@ -1,6 +1,6 @@
 //! One program run on servers, and what it said.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -11,8 +11,18 @@ use crate::workspace::{Doing, Outcome, shown};
 /// How programs are started: with our libraries before NVIDIA's, on these servers.
 #[derive(Debug)]
 pub(crate) struct Launcher<'a> {
-    environment: Vec<(&'static str, String)>,
+    list: String,
+    lib: PathBuf,
     servers: &'a Servers,
+}
+
+/// How a program finds our libraries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By `LD_LIBRARY_PATH`: enough for a program that names a `libcudart.so`.
+    Path,
+    /// By `LD_PRELOAD` of both majors: also for a program with NVIDIA's runtime linked in.
+    Preload,
 }
 
 /// What a program left behind.
@@ -26,26 +36,30 @@ pub(crate) struct Run {
 
 impl<'a> Launcher<'a> {
     pub(crate) fn new(dist: &Path, servers: &'a Servers) -> Self {
-        let lib = dist.join("lib");
-        let preload = ["libcudart.so.12", "libcudart.so.13"].map(|name| lib.join(name).display().to_string());
-        let environment = vec![
-            ("VGPU_SERVER", servers.list()),
-            ("LD_LIBRARY_PATH", lib.display().to_string()),
-            ("LD_PRELOAD", preload.join(":")),
-        ];
-        Self { environment, servers }
+        Self { list: servers.list(), lib: dist.join("lib"), servers }
+    }
+
+    fn environment(&self, way: Way) -> [(&'static str, String); 2] {
+        let found = match way {
+            Way::Path => ("LD_LIBRARY_PATH", self.lib.display().to_string()),
+            Way::Preload => {
+                let majors = ["libcudart.so.12", "libcudart.so.13"];
+                ("LD_PRELOAD", majors.map(|name| self.lib.join(name).display().to_string()).join(":"))
+            }
+        };
+        [("VGPU_SERVER", self.list.clone()), found]
     }
 
     /// Runs a program by itself.
-    pub(crate) fn alone(&self, program: &Path) -> Outcome<Run> {
+    pub(crate) fn alone(&self, program: &Path, way: Way) -> Outcome<Run> {
         let mut command = limited();
         // The limit itself needs no GPU: only the program gets the environment.
-        command.arg("env").args(self.environment.iter().map(|(name, value)| format!("{name}={value}")));
+        command.arg("env").args(self.environment(way).iter().map(|(name, value)| format!("{name}={value}")));
         run(command.arg(program))
     }
 
     /// Runs a program as `ranks` ranks under an MPI. The starter itself keeps its own environment.
-    pub(crate) fn under_mpi(&self, program: &Path, mpi: Mpi, ranks: u32) -> Outcome<Run> {
+    pub(crate) fn under_mpi(&self, program: &Path, way: Way, mpi: Mpi, ranks: u32) -> Outcome<Run> {
         let mut command = limited();
         command.arg(format!("mpiexec.{}", mpi.name()));
         match mpi {
@@ -54,12 +68,12 @@ impl<'a> Launcher<'a> {
                 // Containers refuse the system call that this would use between ranks.
                 command.args(["--mca", "btl_vader_single_copy_mechanism", "none"]);
                 command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-                for (name, value) in &self.environment {
+                for (name, value) in &self.environment(way) {
                     command.args(["-x", &format!("{name}={value}")]);
                 }
             }
             Mpi::Mpich => {
-                for (name, value) in &self.environment {
+                for (name, value) in &self.environment(way) {
                     command.args(["-genv", name, value]);
                 }
             }

@@ -108,7 +108,11 @@ impl CallQueue {
                 state.bytes -= call.arguments.len() as u64;
                 Turn::Issue(call)
             }
-            None => Turn::End,
+            None => {
+                // Those that waited for the role, which this thread may have held, are to see the end too.
+                self.changed.notify_all();
+                Turn::End
+            }
         }
     }
 
@@ -125,4 +129,57 @@ impl CallQueue {
     }
 
     const THREAD_LIMIT: usize = 256;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(id: u32) -> Call {
+        Call { id: CallId(id), opcode: 0x0101, arguments: vec![0; 10] }
+    }
+
+    #[test]
+    fn calls_are_issued_in_order_and_the_role_goes_round() {
+        let queue = CallQueue::new(1000);
+        (1..=3).for_each(|id| queue.push(call(id)).expect("inside the window"));
+        let Turn::Issue(first) = queue.next(false) else { panic!("a call waits") };
+        assert_eq!(first.id, CallId(1));
+        queue.join();
+        assert_eq!(queue.hand_on(), Some(true), "nobody waits for the role, so a thread is needed");
+        let Turn::Issue(second) = queue.next(false) else { panic!("a call waits") };
+        assert_eq!(second.id, CallId(2));
+        queue.end(false);
+        assert!(
+            matches!(queue.next(true), Turn::Issue(third) if third.id == CallId(3)),
+            "nothing queued is lost"
+        );
+        assert!(matches!(queue.next(true), Turn::End));
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_the_role_sees_the_end_when_its_holder_does() {
+        let queue = CallQueue::new(1000);
+        queue.push(call(1)).expect("inside the window");
+        let Turn::Issue(_) = queue.next(false) else { panic!("a call waits") };
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| matches!(queue.next(false), Turn::End));
+            while queue.lock().waiting == 0 {
+                std::thread::yield_now();
+            }
+            queue.end(false);
+            // The other is told, and finds the role taken.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert!(matches!(queue.next(true), Turn::End));
+            assert!(waiting.join().expect("no panic"));
+        });
+    }
+
+    #[test]
+    fn a_client_that_sends_more_than_its_window_is_at_fault() {
+        let queue = CallQueue::new(15);
+        queue.push(call(1)).expect("inside the window");
+        queue.push(call(2)).expect("one call may cross its edge");
+        assert!(queue.push(call(3)).is_err());
+    }
 }

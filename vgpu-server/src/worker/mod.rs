@@ -119,7 +119,10 @@ pub fn serve(
     });
     let (transfers, lander) = match begun {
         Ok(parts) => parts,
-        Err(end) => return (end, CallCounts::default()),
+        Err(end) => {
+            link.shutdown();
+            return (end, CallCounts::default());
+        }
     };
     let began = Began { staging_bytes: options.upload_bytes as u64, control_bytes: options.control_bytes };
     if let Err(error) = link.send(&[&began.frame()]) {
@@ -313,7 +316,6 @@ impl Worker {
         match row.class {
             Class::Wait => {
                 self.print();
-                self.unacknowledged.store(0, Ordering::Relaxed);
                 let length = if error == 0 { value.len() } else { 0 };
                 let length = u32::try_from(length).expect("no answer of the table is near 4 GiB");
                 Reply { call: call.id.0, error }.append(&mut frame, length);

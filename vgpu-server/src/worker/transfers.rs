@@ -45,6 +45,8 @@ struct Books {
     gates: HashMap<u64, GateState>,
     /// Streams that wait for an announced event and are free again.
     notice_streams: Vec<CUstream>,
+    /// Gates that their stream has passed.
+    passed_gates: Vec<u64>,
 }
 
 struct PullState {
@@ -169,17 +171,19 @@ impl Transfers {
 
     /// Makes the stream wait for the client's gate, unless it is open already.
     fn wait_at(&self, name: u64, stream: CUstream) -> CuResult<()> {
-        let gate = self.shared.device.gate_create()?;
+        let gate = self.shared.new_gate()?;
         let mut books = self.shared.lock();
         if let Some(GateState::OpenedEarly) = books.gates.remove(&name) {
-            return self.shared.device.gate_open(gate);
+            drop(books);
+            self.shared.device.gate_destroy(gate);
+            return Ok(());
         }
         if books.gates.len() >= GATE_LIMIT {
             return Err(CuError::OUT_OF_MEMORY);
         }
         books.gates.insert(name, GateState::Closed(gate));
         drop(books);
-        self.shared.device.gate_wait(gate, stream)
+        self.shared.wait_at_gate(gate, stream)
     }
 }
 
@@ -199,6 +203,21 @@ impl Shared {
             .ok_or_else(|| {
                 Malformed::new("upload", format_args!("{bytes} bytes at {staging:#x} of the staging"))
             })
+    }
+
+    /// A closed gate. Those that have been passed meanwhile end here, where the device may be called.
+    fn new_gate(&self) -> CuResult<u64> {
+        let passed = std::mem::take(&mut self.lock().passed_gates);
+        passed.into_iter().for_each(|gate| self.device.gate_destroy(gate));
+        self.device.gate_create()
+    }
+
+    /// Makes the stream wait until the gate is open; the gate ends when it has passed.
+    fn wait_at_gate(self: &Arc<Self>, gate: u64, stream: CUstream) -> CuResult<()> {
+        self.device.gate_wait(gate, stream)?;
+        let own = Arc::clone(self);
+        self.when_reached(stream, move |_| own.lock().passed_gates.push(gate));
+        Ok(())
     }
 
     /// Runs `action` when the stream arrives here, at once if the context is broken and the stream cannot.
@@ -235,12 +254,12 @@ impl TransferCalls for Transfers {
         if bytes == 0 {
             return Err(CuError::INVALID_VALUE);
         }
-        let gate = shared.device.gate_create()?;
+        let gate = shared.new_gate()?;
         shared.lock().pulls.insert(copy, PullState { dst, bytes, submitted: 0, gate });
         let outbox = Arc::clone(&shared.outbox);
         // Asked for also when the context is broken: the client then gets rid of what it holds for this copy.
         shared.when_reached(stream, move |_| send(&outbox, |out| Pull { copy }.append(out, 0)));
-        shared.device.gate_wait(gate, stream)
+        shared.wait_at_gate(gate, stream)
     }
 
     fn vgpuLandDtoH(&self, copy: u64, src: CUdeviceptr, bytes: u64, stream: CUstream) -> CuResult<()> {
@@ -249,13 +268,13 @@ impl TransferCalls for Transfers {
         if let Some((bytes, slot)) = slot.and_then(|bytes| Some((bytes, shared.download.try_take()?))) {
             return shared.land_through(slot, bytes, copy, 0, true, src, stream);
         }
-        let gate = shared.device.gate_create()?;
+        let gate = shared.new_gate()?;
         let landings = self.landings.clone();
         shared.when_reached(stream, move |_| {
             // Fails only when the lander has ended with the session.
             let _ = landings.send(LandingJob { copy, src, bytes, gate });
         });
-        shared.device.gate_wait(gate, stream)
+        shared.wait_at_gate(gate, stream)
     }
 
     fn vgpuHostFunction(&self, gate: u64, stream: CUstream) -> CuResult<()> {

@@ -1,0 +1,117 @@
+//! What CUDA promises about launches and faults, seen through clients of two devices.
+
+use std::sync::Arc;
+
+use client::launch::LaunchConfig;
+use client::{LaunchRefusal, Session};
+use cuda_types::{CUdeviceptr, CUfunction, CUstream, CuError, Dim3, HostSpan};
+use soft_gpu::{SoftGpu, SoftOptions};
+use testkit::{Harness, Wire, kernels};
+use vgpu_server::worker::WorkerOptions;
+
+fn connect(ordinal: u32) -> (Harness, Arc<Session>) {
+    let gpu = Arc::new(SoftGpu::open(ordinal, SoftOptions::default()).expect("a software GPU"));
+    let harness = Harness::new(Wire::Tcp, gpu, ordinal, WorkerOptions::default());
+    let session = harness.remote.session().expect("a worker");
+    (harness, session)
+}
+
+fn kernel(session: &Session, name: &str) -> CUfunction {
+    let (module, facts) = session.load_module(vec![kernels::MODULE.as_bytes()]).expect("PTX");
+    let facts =
+        facts.functions.into_iter().find(|kernel| kernel.name == name).expect("a kernel of the module");
+    session.function(module, Arc::new(facts)).expect("a kernel")
+}
+
+fn shape(grid: u32, block: u32) -> LaunchConfig {
+    let x = |x| Dim3 { x, y: 1, z: 1 };
+    LaunchConfig {
+        grid: x(grid),
+        block: x(block),
+        shared_bytes: 0,
+        stream: CUstream::NULL,
+        cooperative: false,
+    }
+}
+
+/// Stores 77 at an address, and reads it back.
+fn poke_works(session: &Session, poke: CUfunction) -> bool {
+    let memory = session.cuMemAlloc(4).expect("memory");
+    session.launch(poke, &shape(1, 1), &memory.0.to_le_bytes()).expect("launched");
+    let back = HostSpan::leak(vec![0; 4]);
+    session.copy_to_host(back, memory, CUstream::NULL, true).expect("down");
+    back.read() == 77_u32.to_le_bytes()
+}
+
+#[test]
+fn a_refused_launch_leaves_no_trace_and_a_fault_stays_on_its_own_device() {
+    let ((_one, first), (_two, second)) = (connect(0), connect(1));
+    let (poke, other) = (kernel(&first, "poke"), kernel(&second, "poke"));
+    let address = 0_u64.to_le_bytes();
+    assert_eq!(first.launch(poke, &shape(1, 0), &address), Err(LaunchRefusal::Configuration));
+    assert_eq!(first.launch(poke, &shape(0, 1), &address), Err(LaunchRefusal::Configuration));
+    assert_eq!(first.launch(poke, &shape(1, 1025), &address), Err(LaunchRefusal::Configuration));
+    let shared = LaunchConfig { shared_bytes: 49 * 1024, ..shape(1, 1) };
+    assert_eq!(first.launch(poke, &shared, &address), Err(LaunchRefusal::SharedMemory));
+    assert_eq!(first.launch(poke, &shape(1, 1), &address[..4]), Err(LaunchRefusal::Arguments));
+    assert_eq!(first.cuCtxSynchronize(), Ok(()), "nothing was sent");
+    assert!(poke_works(&first, poke));
+    // A null pointer: found when the kernel runs, and every later call answers it.
+    first.launch(poke, &shape(1, 1), &address).expect("launched");
+    assert_eq!(first.cuCtxSynchronize(), Err(CuError::ILLEGAL_ADDRESS));
+    assert_eq!(first.cuMemAlloc(4), Err(CuError::ILLEGAL_ADDRESS));
+    assert_eq!(
+        first.launch(poke, &shape(1, 1), &address),
+        Err(LaunchRefusal::Broken(CuError::ILLEGAL_ADDRESS))
+    );
+    assert!(poke_works(&second, other), "the other device is not touched");
+}
+
+#[test]
+fn freed_and_misaligned_addresses_are_faults_with_their_own_codes() {
+    for (offset, code) in [(2, CuError::MISALIGNED_ADDRESS), (8 << 20, CuError::ILLEGAL_ADDRESS)] {
+        let (_harness, session) = connect(0);
+        let poke = kernel(&session, "poke");
+        let memory = session.cuMemAlloc(1 << 20).expect("memory");
+        session.launch(poke, &shape(1, 1), &(memory.0 + offset).to_le_bytes()).expect("launched");
+        assert_eq!(session.cuCtxSynchronize(), Err(code), "{offset} bytes behind the start");
+    }
+    let (_harness, session) = connect(0);
+    let poke = kernel(&session, "poke");
+    let memory = session.cuMemAlloc(1 << 20).expect("memory");
+    session.cuMemFree(memory).expect("freed");
+    session.launch(poke, &shape(1, 1), &memory.0.to_le_bytes()).expect("launched");
+    assert_eq!(session.cuCtxSynchronize(), Err(CuError::ILLEGAL_ADDRESS));
+}
+
+#[test]
+fn a_launch_runs_while_the_program_does_something_else() {
+    let gpu = Arc::new(SoftGpu::open(0, SoftOptions::default()).expect("a software GPU"));
+    let harness = Harness::new(Wire::Tcp, Arc::clone(&gpu) as _, 0, WorkerOptions::default());
+    let session = harness.remote.session().expect("a worker");
+    let poke = kernel(&session, "poke");
+    let memory = session.cuMemAlloc(4).expect("memory");
+    session.launch(poke, &shape(1, 1), &memory.0.to_le_bytes()).expect("launched");
+    // No call of the session from here on: the device is asked directly.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let done = || {
+        let read = proto::MemoryCalls::cuMemcpyDtoH_v2(&*gpu, CUdeviceptr(memory.0), 4, CUstream::NULL);
+        read == Ok(77_u32.to_le_bytes().to_vec())
+    };
+    while !done() {
+        assert!(std::time::Instant::now() < end, "the launch was never sent");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_faulted_device_can_be_used_again_after_a_hundred_faults() {
+    for _ in 0..100 {
+        let (harness, session) = connect(0);
+        let poke = kernel(&session, "poke");
+        session.launch(poke, &shape(4, 64), &0_u64.to_le_bytes()).expect("launched");
+        assert_eq!(session.cuCtxSynchronize(), Err(CuError::ILLEGAL_ADDRESS));
+        // With the session goes the device, and with it the window that the next one takes.
+        harness.finish();
+    }
+}
