@@ -159,7 +159,7 @@ fn copies_behind_a_pulled_copy_do_not_take_the_staging_that_it_needs(wire: Wire)
 
 fn one_thread_up_and_one_thread_down_do_not_wait_for_each_other(wire: Wire) {
     let (_harness, session) = connect(wire);
-    let bytes = 64 * MIB;
+    let bytes = 256 * MIB;
     let (a, b) = (
         session.cuMemAlloc(bytes as u64).expect("memory"),
         session.cuMemAlloc(bytes as u64).expect("memory"),
