@@ -424,28 +424,16 @@ fn function(name: String, parameters: Vec<u32>) -> FunctionFacts {
     FunctionFacts { name, parameters, attributes, unsupported: None }
 }
 
-/// Kernels of a PTX text and the sizes of their parameters, by a reading that knows no more than it must.
+/// Kernels of a PTX text and the sizes of their parameters.
 fn entries(text: &str) -> Vec<FunctionFacts> {
-    let kernel = |part: &str| -> Option<FunctionFacts> {
-        let name = part.split(|c: char| c == '(' || c.is_whitespace()).find(|word| !word.is_empty())?;
-        let parameters = part.split_once('(')?.1.split_once(')')?.0;
-        let parameters = parameters.split(".param").skip(1).map(parameter_bytes).collect();
-        Some(function(name.to_owned(), parameters))
-    };
-    text.split(".entry").skip(1).filter_map(kernel).collect()
-}
-
-fn parameter_bytes(declaration: &str) -> u32 {
-    let element = |kind: &str| match kind {
-        ".b8" | ".u8" | ".s8" => Some(1),
-        ".b16" | ".u16" | ".s16" | ".f16" => Some(2),
-        ".b32" | ".u32" | ".s32" | ".f32" => Some(4),
-        ".b64" | ".u64" | ".s64" | ".f64" => Some(8),
-        _ => None,
-    };
-    let size: u32 = declaration.split_whitespace().find_map(element).unwrap_or(8);
-    let count = declaration.split_once('[').and_then(|(_, rest)| rest.split_once(']')?.0.trim().parse().ok());
-    size * count.unwrap_or(1)
+    let parsed = ptx::Module::parse(text).map(|module| module.functions).unwrap_or_default();
+    let kernels = parsed.into_iter().filter(|function| function.is_kernel);
+    kernels
+        .map(|kernel| {
+            let parameters = kernel.param_layout().iter().map(|parameter| parameter.size).collect();
+            function(kernel.name.into(), parameters)
+        })
+        .collect()
 }
 
 impl StreamCalls for NullGpu {
