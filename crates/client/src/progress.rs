@@ -80,24 +80,26 @@ impl Progress {
 
     fn run(&self) {
         loop {
-            let sessions: Vec<Arc<Session>> = {
-                let mut watched = self.sessions();
-                watched.retain(|session| session.strong_count() > 0);
-                watched.iter().filter_map(Weak::upgrade).filter(|session| !session.is_lost()).collect()
-            };
             let (awaited, idle): (Vec<_>, Vec<_>) =
-                sessions.into_iter().partition(|session| session.is_awaited());
+                self.living().into_iter().partition(|session| session.is_awaited());
             let readable = self.wait(&idle, !awaited.is_empty());
             for (session, readable) in idle.iter().zip(readable) {
                 if readable && !session.is_awaited() {
                     session.read_available();
                 }
-                session.serve();
             }
-            for session in &awaited {
+            drop((awaited, idle));
+            // Anew: the signal may have been for a session that came while this thread slept.
+            for session in self.living() {
                 session.serve();
             }
         }
+    }
+
+    fn living(&self) -> Vec<Arc<Session>> {
+        let mut watched = self.sessions();
+        watched.retain(|session| session.strong_count() > 0);
+        watched.iter().filter_map(Weak::upgrade).filter(|session| !session.is_lost()).collect()
     }
 
     /// Waits for the signal or for one of the links; which of them can be read.
@@ -121,7 +123,8 @@ impl Progress {
         drop(descriptors);
         if signalled {
             let _ = rustix::io::read(&self.signal, &mut [0; 8]);
-            self.signalled.store(false, Ordering::Release);
+            // Whoever finds it set from here on has left its work before, where the caller sees it.
+            self.signalled.swap(false, Ordering::AcqRel);
         }
         readable
     }

@@ -9,9 +9,9 @@ use soft_gpu::{SoftGpu, SoftOptions};
 use testkit::{Harness, Wire, kernels};
 use vgpu_server::worker::WorkerOptions;
 
-fn connect(ordinal: u32) -> (Harness, Arc<Session>) {
+fn connect(wire: Wire, ordinal: u32) -> (Harness, Arc<Session>) {
     let gpu = Arc::new(SoftGpu::open(ordinal, SoftOptions::default()).expect("a software GPU"));
-    let harness = Harness::new(Wire::Tcp, gpu, ordinal, WorkerOptions::default());
+    let harness = Harness::new(wire, gpu, ordinal, WorkerOptions::default());
     let session = harness.remote.session().expect("a worker");
     (harness, session)
 }
@@ -43,9 +43,8 @@ fn poke_works(session: &Session, poke: CUfunction) -> bool {
     back.read() == 77_u32.to_le_bytes()
 }
 
-#[test]
-fn a_refused_launch_leaves_no_trace_and_a_fault_stays_on_its_own_device() {
-    let ((_one, first), (_two, second)) = (connect(0), connect(1));
+fn a_refused_launch_leaves_no_trace_and_a_fault_stays_on_its_own_device(wire: Wire) {
+    let ((_one, first), (_two, second)) = (connect(wire, 0), connect(wire, 1));
     let (poke, other) = (kernel(&first, "poke"), kernel(&second, "poke"));
     let address = 0_u64.to_le_bytes();
     assert_eq!(first.launch(poke, &shape(1, 0), &address), Err(LaunchRefusal::Configuration));
@@ -67,16 +66,15 @@ fn a_refused_launch_leaves_no_trace_and_a_fault_stays_on_its_own_device() {
     assert!(poke_works(&second, other), "the other device is not touched");
 }
 
-#[test]
-fn freed_and_misaligned_addresses_are_faults_with_their_own_codes() {
+fn freed_and_misaligned_addresses_are_faults_with_their_own_codes(wire: Wire) {
     for (offset, code) in [(2, CuError::MISALIGNED_ADDRESS), (8 << 20, CuError::ILLEGAL_ADDRESS)] {
-        let (_harness, session) = connect(0);
+        let (_harness, session) = connect(wire, 0);
         let poke = kernel(&session, "poke");
         let memory = session.cuMemAlloc(1 << 20).expect("memory");
         session.launch(poke, &shape(1, 1), &(memory.0 + offset).to_le_bytes()).expect("launched");
         assert_eq!(session.cuCtxSynchronize(), Err(code), "{offset} bytes behind the start");
     }
-    let (_harness, session) = connect(0);
+    let (_harness, session) = connect(wire, 0);
     let poke = kernel(&session, "poke");
     let memory = session.cuMemAlloc(1 << 20).expect("memory");
     session.cuMemFree(memory).expect("freed");
@@ -84,10 +82,9 @@ fn freed_and_misaligned_addresses_are_faults_with_their_own_codes() {
     assert_eq!(session.cuCtxSynchronize(), Err(CuError::ILLEGAL_ADDRESS));
 }
 
-#[test]
-fn a_launch_runs_while_the_program_does_something_else() {
+fn a_launch_runs_while_the_program_does_something_else(wire: Wire) {
     let gpu = Arc::new(SoftGpu::open(0, SoftOptions::default()).expect("a software GPU"));
-    let harness = Harness::new(Wire::Tcp, Arc::clone(&gpu) as _, 0, WorkerOptions::default());
+    let harness = Harness::new(wire, Arc::clone(&gpu) as _, 0, WorkerOptions::default());
     let session = harness.remote.session().expect("a worker");
     let poke = kernel(&session, "poke");
     let memory = session.cuMemAlloc(4).expect("memory");
@@ -104,14 +101,33 @@ fn a_launch_runs_while_the_program_does_something_else() {
     }
 }
 
-#[test]
-fn a_faulted_device_can_be_used_again_after_a_hundred_faults() {
+fn a_faulted_device_can_be_used_again_after_a_hundred_faults(wire: Wire) {
     for _ in 0..100 {
-        let (harness, session) = connect(0);
+        let (harness, session) = connect(wire, 0);
         let poke = kernel(&session, "poke");
         session.launch(poke, &shape(4, 64), &0_u64.to_le_bytes()).expect("launched");
         assert_eq!(session.cuCtxSynchronize(), Err(CuError::ILLEGAL_ADDRESS));
         // With the session goes the device, and with it the window that the next one takes.
         harness.finish();
     }
+}
+
+macro_rules! over_tcp_and_verbs {
+    ($($body:ident)*) => {
+        mod over_tcp { $(#[test] fn $body() { super::$body(super::Wire::Tcp) })* }
+        mod over_verbs {
+            $(#[test] fn $body() {
+                if testkit::verbs_address().is_some() {
+                    super::$body(super::Wire::Verbs);
+                }
+            })*
+        }
+    };
+}
+
+over_tcp_and_verbs! {
+    a_refused_launch_leaves_no_trace_and_a_fault_stays_on_its_own_device
+    freed_and_misaligned_addresses_are_faults_with_their_own_codes
+    a_launch_runs_while_the_program_does_something_else
+    a_faulted_device_can_be_used_again_after_a_hundred_faults
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use client::{Session, hazards};
 use cuda_types::{CUdeviceptr, CUstream, CuError, HostSpan};
-use proto::{ContextCalls, MemoryCalls, StreamCalls};
+use proto::{ContextCalls, Device, MemoryCalls, StreamCalls};
+use soft_gpu::{SoftGpu, SoftOptions};
 use testkit::{Harness, Wire};
 use vgpu_server::null::NullGpu;
 use vgpu_server::worker::{SessionEnd, WorkerOptions};
@@ -23,8 +24,32 @@ fn little_staging() -> WorkerOptions {
     }
 }
 
-fn connect(wire: Wire) -> (Harness, Arc<Session>) {
-    let harness = Harness::new(wire, Arc::new(NullGpu::new(false)), 0, little_staging());
+/// How a client reaches which device.
+#[derive(Clone, Copy)]
+struct Way {
+    wire: Wire,
+    /// The software GPU, whose memory the network reaches by itself, in place of the null device.
+    gpudirect: bool,
+}
+
+impl Way {
+    /// Software RDMA devices carry some 50 MB/s where others carry gigabytes.
+    fn sized(self, bytes: usize) -> usize {
+        if self.wire == Wire::Verbs { bytes / 16 } else { bytes }
+    }
+}
+
+fn connect(way: Way) -> (Harness, Arc<Session>) {
+    connect_as(way, 0)
+}
+
+fn connect_as(way: Way, ordinal: u32) -> (Harness, Arc<Session>) {
+    let device: Arc<dyn Device> = if way.gpudirect {
+        Arc::new(SoftGpu::open(ordinal, SoftOptions::default()).expect("a software GPU"))
+    } else {
+        Arc::new(NullGpu::new(false))
+    };
+    let harness = Harness::new(way.wire, device, ordinal, little_staging());
     let session = harness.remote.session().expect("a worker");
     (harness, session)
 }
@@ -51,8 +76,8 @@ fn holds_pattern(span: HostSpan, seed: usize) -> bool {
 
 const MIB: usize = 1024 * 1024;
 
-fn copies_of_every_size_come_back(wire: Wire) {
-    let (harness, session) = connect(wire);
+fn copies_of_every_size_come_back(way: Way) {
+    let (harness, session) = connect(way);
     for (seed, bytes) in
         [1, 4, 4095, 16 * 1024, 16 * 1024 + 1, 65537, MIB, 5 * MIB + 3].into_iter().enumerate()
     {
@@ -71,8 +96,8 @@ fn copies_of_every_size_come_back(wire: Wire) {
     assert!(matches!(end, SessionEnd::Farewell), "{end} {counts}");
 }
 
-fn a_host_buffer_overwritten_right_after_an_asynchronous_pageable_copy_does_no_harm(wire: Wire) {
-    let (_harness, session) = connect(wire);
+fn a_host_buffer_overwritten_right_after_an_asynchronous_pageable_copy_does_no_harm(way: Way) {
+    let (_harness, session) = connect(way);
     let device = session.cuMemAlloc(3 * MIB as u64).expect("memory");
     let mut buffer = host(3 * MIB, pattern(1));
     session.copy_to_device(device, buffer, CUstream::NULL, false).expect("up");
@@ -82,8 +107,8 @@ fn a_host_buffer_overwritten_right_after_an_asynchronous_pageable_copy_does_no_h
     assert!(holds_pattern(back, 1));
 }
 
-fn an_upload_behind_a_download_through_the_same_registered_buffer_sends_what_landed(wire: Wire) {
-    let (_harness, session) = connect(wire);
+fn an_upload_behind_a_download_through_the_same_registered_buffer_sends_what_landed(way: Way) {
+    let (_harness, session) = connect(way);
     let stream = session.cuStreamCreateWithPriority(1, 0).expect("a stream");
     let (a, b) =
         (session.cuMemAlloc(MIB as u64).expect("memory"), session.cuMemAlloc(MIB as u64).expect("memory"));
@@ -107,10 +132,10 @@ fn an_upload_behind_a_download_through_the_same_registered_buffer_sends_what_lan
     assert!(holds_pattern(back, 7));
 }
 
-fn a_stream_that_waits_for_a_host_function_with_many_copies_behind_it_goes_on(wire: Wire) {
-    let (_harness, session) = connect(wire);
+fn a_stream_that_waits_for_a_host_function_with_many_copies_behind_it_goes_on(way: Way) {
+    let (_harness, session) = connect(way);
     let stream = session.cuStreamCreateWithPriority(1, 0).expect("a stream");
-    let bytes = 32 * MIB;
+    let bytes = way.sized(32 * MIB);
     let device = session.cuMemAlloc(bytes as u64).expect("memory");
     let (up, down) = (registered(bytes, pattern(3)), registered(bytes, |_| 0));
     let release = Arc::new(AtomicBool::new(false));
@@ -134,8 +159,8 @@ fn a_stream_that_waits_for_a_host_function_with_many_copies_behind_it_goes_on(wi
     assert!(holds_pattern(down, 3));
 }
 
-fn copies_behind_a_pulled_copy_do_not_take_the_staging_that_it_needs(wire: Wire) {
-    let (_harness, session) = connect(wire);
+fn copies_behind_a_pulled_copy_do_not_take_the_staging_that_it_needs(way: Way) {
+    let (_harness, session) = connect(way);
     let stream = session.cuStreamCreateWithPriority(1, 0).expect("a stream");
     let device = session.cuMemAlloc(2 * MIB as u64).expect("memory");
     let (up, small) = (registered(2 * MIB, pattern(9)), registered(100_000, pattern(8)));
@@ -158,9 +183,9 @@ fn copies_behind_a_pulled_copy_do_not_take_the_staging_that_it_needs(wire: Wire)
     assert!(holds_pattern(back, 8));
 }
 
-fn one_thread_up_and_one_thread_down_do_not_wait_for_each_other(wire: Wire) {
-    let (_harness, session) = connect(wire);
-    let bytes = 256 * MIB;
+fn one_thread_up_and_one_thread_down_do_not_wait_for_each_other(way: Way) {
+    let (_harness, session) = connect(way);
+    let bytes = way.sized(256 * MIB);
     let (a, b) = (
         session.cuMemAlloc(bytes as u64).expect("memory"),
         session.cuMemAlloc(bytes as u64).expect("memory"),
@@ -177,16 +202,16 @@ fn one_thread_up_and_one_thread_down_do_not_wait_for_each_other(wire: Wire) {
     assert!(holds_pattern(back, 4));
 }
 
-fn a_failed_posted_call_is_told_once_at_the_next_synchronize(wire: Wire) {
-    let (_harness, session) = connect(wire);
+fn a_failed_posted_call_is_told_once_at_the_next_synchronize(way: Way) {
+    let (_harness, session) = connect(way);
     // An address that was never allocated: the client lets it pass, since it lies outside the window.
     session.cuMemsetD8Async(CUdeviceptr(0x1234), 0, 16, CUstream::NULL).expect("posted");
     assert_eq!(session.cuCtxSynchronize(), Err(CuError::INVALID_VALUE));
     assert_eq!(session.cuCtxSynchronize(), Ok(()));
 }
 
-fn what_lies_outside_an_allocation_is_refused_at_once(wire: Wire) {
-    let (_harness, session) = connect(wire);
+fn what_lies_outside_an_allocation_is_refused_at_once(way: Way) {
+    let (_harness, session) = connect(way);
     let device = session.cuMemAlloc(1000).expect("memory");
     let four = host(4, |_| 0);
     assert_eq!(
@@ -202,8 +227,8 @@ fn what_lies_outside_an_allocation_is_refused_at_once(wire: Wire) {
     assert_eq!(session.copy_to_device(device, four, CUstream::NULL, true), Err(CuError::INVALID_VALUE));
 }
 
-fn memory_that_was_freed_can_be_allocated_again_and_again(wire: Wire) {
-    let (_harness, session) = connect(wire);
+fn memory_that_was_freed_can_be_allocated_again_and_again(way: Way) {
+    let (_harness, session) = connect(way);
     // Four times the device's memory in all.
     for _ in 0..16 {
         let device = session.cuMemAlloc(1 << 30).expect("what was freed is free");
@@ -216,8 +241,8 @@ fn memory_that_was_freed_can_be_allocated_again_and_again(wire: Wire) {
     session.cuMemAlloc(2 << 30).expect("memory");
 }
 
-fn many_threads_may_call_at_once(wire: Wire) {
-    let (_harness, session) = connect(wire);
+fn many_threads_may_call_at_once(way: Way) {
+    let (_harness, session) = connect(way);
     std::thread::scope(|scope| {
         for thread in 0..8 {
             let session = &session;
@@ -237,8 +262,8 @@ fn many_threads_may_call_at_once(wire: Wire) {
     });
 }
 
-fn more_calls_than_the_window_holds_are_all_issued(wire: Wire) {
-    let (harness, session) = connect(wire);
+fn more_calls_than_the_window_holds_are_all_issued(way: Way) {
+    let (harness, session) = connect(way);
     let device = session.cuMemAlloc(4).expect("memory");
     for round in 0..50_000_u32 {
         session.cuMemsetD32Async(device, round, 1, CUstream::NULL).expect("posted");
@@ -251,8 +276,8 @@ fn more_calls_than_the_window_holds_are_all_issued(wire: Wire) {
     assert!(counts.to_string().contains("cuMemsetD32Async=50000"), "{counts}");
 }
 
-fn four_bytes_to_pageable_memory_are_there_when_an_asynchronous_copy_returns(wire: Wire) {
-    let (_harness, session) = connect(wire);
+fn four_bytes_to_pageable_memory_are_there_when_an_asynchronous_copy_returns(way: Way) {
+    let (_harness, session) = connect(way);
     let device = session.cuMemAlloc(4).expect("memory");
     for value in 0..100_u32 {
         session.cuMemsetD32Async(device, value, 1, CUstream::NULL).expect("posted");
@@ -262,9 +287,9 @@ fn four_bytes_to_pageable_memory_are_there_when_an_asynchronous_copy_returns(wir
     }
 }
 
-fn work_is_issued_while_the_program_does_something_else(wire: Wire) {
+fn work_is_issued_while_the_program_does_something_else(way: Way) {
     let device = Arc::new(NullGpu::new(false));
-    let harness = Harness::new(wire, Arc::clone(&device) as Arc<dyn proto::Device>, 0, little_staging());
+    let harness = Harness::new(way.wire, Arc::clone(&device) as Arc<dyn proto::Device>, 0, little_staging());
     let session = harness.remote.session().expect("a worker");
     let memory = session.cuMemAlloc(4).expect("memory");
     session.cuMemsetD32Async(memory, 77, 1, CUstream::NULL).expect("posted");
@@ -277,8 +302,8 @@ fn work_is_issued_while_the_program_does_something_else(wire: Wire) {
     }
 }
 
-fn an_event_query_becomes_true_without_a_synchronize(wire: Wire) {
-    let (_harness, session) = connect(wire);
+fn an_event_query_becomes_true_without_a_synchronize(way: Way) {
+    let (_harness, session) = connect(way);
     let stream = session.cuStreamCreateWithPriority(1, 0).expect("a stream");
     let event = session.cuEventCreate(0).expect("an event");
     assert_eq!(session.cuEventQuery(event), Ok(()), "never recorded");
@@ -301,9 +326,9 @@ fn an_event_query_becomes_true_without_a_synchronize(wire: Wire) {
     assert_eq!(session.statistics().round_trips - asked, 1, "asked once, then told");
 }
 
-fn a_thousand_event_waits_between_two_devices_need_no_host(wire: Wire) {
-    let (_harness_a, a) = connect(wire);
-    let (_harness_b, b) = connect(wire);
+fn a_thousand_event_waits_between_two_devices_need_no_host(way: Way) {
+    let (_harness_a, a) = connect_as(way, 0);
+    let (_harness_b, b) = connect_as(way, 1);
     let (on_a, on_b) = (a.cuMemAlloc(64).expect("memory"), b.cuMemAlloc(64).expect("memory"));
     let stream_a = a.cuStreamCreateWithPriority(1, 0).expect("a stream");
     let stream_b = b.cuStreamCreateWithPriority(1, 0).expect("a stream");
@@ -331,8 +356,8 @@ fn a_thousand_event_waits_between_two_devices_need_no_host(wire: Wire) {
     bounce.write().fill(0);
 }
 
-fn a_lost_link_ends_every_wait(wire: Wire) {
-    let (harness, session) = connect(wire);
+fn a_lost_link_ends_every_wait(way: Way) {
+    let (harness, session) = connect(way);
     let stream = session.cuStreamCreateWithPriority(1, 0).expect("a stream");
     let (sender, receiver) = std::sync::mpsc::channel::<()>();
     let hold = Box::new(move |_| {
@@ -350,10 +375,21 @@ fn a_lost_link_ends_every_wait(wire: Wire) {
 }
 
 macro_rules! on_every_wire {
+    (@ $name:ident $wire:ident $gpudirect:literal $($body:ident)*) => {
+        mod $name {
+            $(#[test] fn $body() {
+                let way = super::Way { wire: super::Wire::$wire, gpudirect: $gpudirect };
+                if way.wire != super::Wire::Verbs || testkit::verbs_address().is_some() {
+                    super::$body(way);
+                }
+            })*
+        }
+    };
     ($($body:ident)*) => {
-        mod over_memory { $(#[test] fn $body() { super::$body(super::Wire::Memory) })* }
-        mod over_tcp { $(#[test] fn $body() { super::$body(super::Wire::Tcp) })* }
-        mod over_unix { $(#[test] fn $body() { super::$body(super::Wire::Unix) })* }
+        on_every_wire! { @ over_memory Memory false $($body)* }
+        on_every_wire! { @ over_tcp Tcp false $($body)* }
+        on_every_wire! { @ over_unix Unix false $($body)* }
+        on_every_wire! { @ over_verbs Verbs false $($body)* }
     };
 }
 
@@ -372,6 +408,19 @@ on_every_wire! {
     four_bytes_to_pageable_memory_are_there_when_an_asynchronous_copy_returns
     work_is_issued_while_the_program_does_something_else
     an_event_query_becomes_true_without_a_synchronize
+    a_thousand_event_waits_between_two_devices_need_no_host
+    a_lost_link_ends_every_wait
+}
+
+// Copies to and from memory that the network reaches by itself.
+on_every_wire! { @ over_verbs_with_gpudirect Verbs true
+    copies_of_every_size_come_back
+    a_host_buffer_overwritten_right_after_an_asynchronous_pageable_copy_does_no_harm
+    an_upload_behind_a_download_through_the_same_registered_buffer_sends_what_landed
+    a_stream_that_waits_for_a_host_function_with_many_copies_behind_it_goes_on
+    copies_behind_a_pulled_copy_do_not_take_the_staging_that_it_needs
+    one_thread_up_and_one_thread_down_do_not_wait_for_each_other
+    many_threads_may_call_at_once
     a_thousand_event_waits_between_two_devices_need_no_host
     a_lost_link_ends_every_wait
 }

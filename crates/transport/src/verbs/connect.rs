@@ -154,6 +154,20 @@ pub fn available(options: &VerbsOptions) -> Result<(), VerbsError> {
     }
 }
 
+/// What this process holds of the network adapters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resources {
+    pub queue_pairs: u64,
+    pub listeners: u64,
+    pub regions: u64,
+}
+
+/// What is held now.
+pub fn resources() -> Result<Resources, VerbsError> {
+    let counts = Plugin::open()?.counts();
+    Ok(Resources { queue_pairs: counts.endpoints, listeners: counts.listeners, regions: counts.regions })
+}
+
 /// Connects to the listener that `offer` describes, on the machine at `ip`.
 pub fn dial(ip: SocketAddr, offer: &Offer, options: &VerbsOptions) -> Result<Dialed, VerbsError> {
     available(options)?;

@@ -16,7 +16,7 @@ mod pinned;
 mod plugin;
 mod ring;
 
-pub use connect::{Dialed, Host, Offer, TOKEN_BYTES, VerbsOptions, available, dial};
+pub use connect::{Dialed, Host, Offer, Resources, TOKEN_BYTES, VerbsOptions, available, dial, resources};
 pub use error::VerbsError;
 pub use link::VerbsLink;
 pub use pinned::Pinned;
