@@ -6,9 +6,12 @@ mod side;
 
 use std::ptr::{null, null_mut};
 use std::thread::scope;
+use std::time::{Duration, Instant};
 
-use side::{ALL, Listening, SERVER, Side, address, counts, pair, pair_at, status_text, table, turn};
-use verbs_abi::{ABI, Counts, Problem, Receive, Send, Table, access, flag, opcode, queue, step};
+use side::{ALL, Listening, SERVER, SIZES, Side, address, counts, pair, pair_at, status_text, table, turn};
+use verbs_abi::{
+    ABI, Counts, Problem, QueueSizes, Receive, Region, Send, Table, access, flag, opcode, queue, step,
+};
 
 /// A send request of which nothing is set.
 const NOTHING: Send = Send {
@@ -73,7 +76,7 @@ fn sends_arrive() {
         local_key: taken.region.lkey,
         bytes: 4096,
     }]);
-    let words = [0x5a; 64];
+    let words = [0x5a_u8; 64];
     let at = u64::try_from(words.as_ptr().expose_provenance()).unwrap();
     client.send(&[Send {
         id: 9,
@@ -228,6 +231,48 @@ fn address_of_no_device_says_so() {
 }
 
 #[test]
+fn address_that_nobody_has_times_out() {
+    let Some(_turn) = turn() else { return };
+    let start = Instant::now();
+    let problem = Side::resolve_to(address([10, 9, 0, 77].into(), 1), None, &SIZES, 700).err().unwrap();
+    println!("{} after {:?}", problem.message(), start.elapsed());
+    assert_eq!(problem.step, step::TIMEOUT, "{}", problem.message());
+    assert!(start.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn inline_bytes_are_what_the_device_can() {
+    let Some(_turn) = turn() else { return };
+    let sizes = QueueSizes { inline_bytes: 1 << 16, ..SIZES };
+    let side = Side::resolve_to(address(SERVER, 1), None, &sizes, 5000).ok().unwrap();
+    println!("of 65536 inline bytes {} are possible", side.info().inline_bytes);
+    assert!(side.info().inline_bytes < 1 << 16);
+}
+
+#[test]
+fn queues_larger_than_the_device_allows_are_a_failure() {
+    let Some(_turn) = turn() else { return };
+    let sizes = QueueSizes { sends: 1 << 30, ..SIZES };
+    let problem = Side::resolve_to(address(SERVER, 1), None, &sizes, 5000).err().unwrap();
+    println!("{}", problem.message());
+    assert_eq!(problem.step, step::QUEUES);
+}
+
+#[test]
+fn descriptor_that_is_no_dmabuf_cannot_be_registered() {
+    let Some(_turn) = turn() else { return };
+    let side = Side::resolve(1, None).ok().unwrap();
+    let (mut region, mut problem) = (Region { handle: null_mut(), lkey: 0, rkey: 0 }, Problem::NONE);
+    // SAFETY: all pointers are valid for the call.
+    let status = unsafe {
+        (table().register_dmabuf)(side.0, -1, 0, 4096, 0x1000, ALL, &raw mut region, &raw mut problem)
+    };
+    println!("{}", problem.message());
+    assert_eq!((status, problem.step), (-1, step::REGISTER));
+    assert!(region.handle.is_null(), "outputs stay untouched");
+}
+
+#[test]
 fn peer_sees_a_disconnect_and_work_is_flushed() {
     let Some(_turn) = turn() else { return };
     let (client, server) = pair();
@@ -256,12 +301,14 @@ fn two_hundred_connections_leave_nothing_behind() {
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     drop(pair_at(&listening));
     let open = descriptors();
+    let start = Instant::now();
     for _ in 0..200 {
         let (client, _server) = pair_at(&listening);
         let _memory = client.register(vec![0; 4096], ALL);
         let now = counts();
         assert_eq!((now.endpoints, now.listeners, now.regions), (2, 1, 1));
     }
+    println!("200 connections in {:?}", start.elapsed());
     assert_eq!(descriptors(), open);
     drop(listening);
     let after = counts();
