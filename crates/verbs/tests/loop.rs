@@ -4,6 +4,7 @@
 
 mod side;
 
+use std::process::Command;
 use std::ptr::{null, null_mut};
 use std::thread::scope;
 use std::time::{Duration, Instant};
@@ -12,6 +13,24 @@ use side::{ALL, Listening, SERVER, SIZES, Side, address, counts, pair, pair_at, 
 use verbs_abi::{
     ABI, Counts, Problem, QueueSizes, Receive, Region, Send, Table, access, flag, opcode, queue, step,
 };
+
+/// The line between the devices, cut as long as this lives.
+struct Cut;
+
+impl Cut {
+    fn new() -> Cut {
+        let line = "qdisc add dev v0 root netem loss 100%";
+        let status = Command::new("tc").args(line.split(' ')).status().unwrap();
+        assert!(status.success(), "tc {line}");
+        Cut
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        let _ = Command::new("tc").args("qdisc del dev v0 root".split(' ')).status();
+    }
+}
 
 /// A send request of which nothing is set.
 const NOTHING: Send = Send {
@@ -270,6 +289,44 @@ fn descriptor_that_is_no_dmabuf_cannot_be_registered() {
     println!("{}", problem.message());
     assert_eq!((status, problem.step), (-1, step::REGISTER));
     assert!(region.handle.is_null(), "outputs stay untouched");
+}
+
+#[test]
+#[ignore = "cuts the line between two Soft-RoCE devices with tc; run it alone, in the virtual machine"]
+fn cut_line_breaks_the_connection_in_time() {
+    let Some(_turn) = turn() else { return };
+    let (client, server) = pair();
+    server.receive(&[Receive { id: 1, local_address: 0, local_key: 0, bytes: 0 }]);
+    let cut = Cut::new();
+    let start = Instant::now();
+    client.send(&[Send { opcode: opcode::WRITE_WITH_IMMEDIATE, ..NOTHING }]);
+    let completion = client.completion(queue::SENDS);
+    println!("status {} after {:?}: {}", completion.status, start.elapsed(), status_text(completion.status));
+    drop(cut);
+    assert_ne!(completion.status, 0);
+    assert!(start.elapsed() < 2 * Duration::from_millis(SIZES.timeout_ms.into()));
+}
+
+#[test]
+fn either_device_can_be_asked_for() {
+    let Some(_turn) = turn() else { return };
+    let mut names = [[0; 64]; 8];
+    let mut problem = Problem::NONE;
+    // SAFETY: room for 8 names.
+    let count = unsafe { (table().devices)(names.as_mut_ptr(), 8, &raw mut problem) };
+    for name in &names[..usize::try_from(count).unwrap().min(8)] {
+        let name = String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
+        for peer in [[10, 9, 0, 1], [10, 9, 0, 2]] {
+            match Side::resolve_to(address(peer.into(), 1), Some(&name), &SIZES, 2000) {
+                Ok(side) => {
+                    let info = side.info();
+                    println!("{name} to {peer:?}: from {:?}", &info.local.bytes[..4]);
+                    assert_eq!(info.device[..name.len()], *name.as_bytes());
+                }
+                Err(problem) => println!("{name} to {peer:?}: step {}, {}", problem.step, problem.message()),
+            }
+        }
+    }
 }
 
 #[test]
