@@ -117,7 +117,10 @@ fn memlock_advice() -> String {
     if status != 0 || limit.rlim_cur == libc::RLIM_INFINITY {
         return String::new();
     }
-    let kib = limit.rlim_cur / 1024;
+    remedy(limit.rlim_cur / 1024)
+}
+
+fn remedy(kib: u64) -> String {
     format!(
         "; at most {kib} KiB may be locked: ulimit -l unlimited, LimitMEMLOCK=infinity in a unit, \
          or memlock in /etc/security/limits.conf"
@@ -126,4 +129,16 @@ fn memlock_advice() -> String {
 
 fn too_long(bytes: u64) -> Failure {
     Failure::new(step::REGISTER, format!("{bytes} bytes are more than this machine can address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remedy_for_too_little_locked_memory_fits_into_a_problem() {
+        let doing = "register 999999999999 bytes of memory for RDMA";
+        let failure = Failure::numbered(step::REGISTER, libc::ENOMEM, doing).with(&remedy(99_999_999));
+        assert!(failure.problem().message().ends_with("/etc/security/limits.conf"));
+    }
 }

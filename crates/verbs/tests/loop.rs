@@ -4,11 +4,33 @@
 
 mod side;
 
+use std::process::Command;
 use std::ptr::{null, null_mut};
 use std::thread::scope;
+use std::time::{Duration, Instant};
 
-use side::{ALL, Listening, SERVER, Side, address, counts, pair, pair_at, status_text, table, turn};
-use verbs_abi::{ABI, Counts, Problem, Receive, Send, Table, access, flag, opcode, queue, step};
+use side::{ALL, Listening, SERVER, SIZES, Side, address, counts, pair, pair_at, status_text, table, turn};
+use verbs_abi::{
+    ABI, Counts, Problem, QueueSizes, Receive, Region, Send, Table, access, flag, opcode, queue, step,
+};
+
+/// The line between the devices, cut as long as this lives.
+struct Cut;
+
+impl Cut {
+    fn new() -> Cut {
+        let line = "qdisc add dev v0 root netem loss 100%";
+        let status = Command::new("tc").args(line.split(' ')).status().unwrap();
+        assert!(status.success(), "tc {line}");
+        Cut
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        let _ = Command::new("tc").args("qdisc del dev v0 root".split(' ')).status();
+    }
+}
 
 /// A send request of which nothing is set.
 const NOTHING: Send = Send {
@@ -73,7 +95,7 @@ fn sends_arrive() {
         local_key: taken.region.lkey,
         bytes: 4096,
     }]);
-    let words = [0x5a; 64];
+    let words = [0x5a_u8; 64];
     let at = u64::try_from(words.as_ptr().expose_provenance()).unwrap();
     client.send(&[Send {
         id: 9,
@@ -228,6 +250,86 @@ fn address_of_no_device_says_so() {
 }
 
 #[test]
+fn address_that_nobody_has_times_out() {
+    let Some(_turn) = turn() else { return };
+    let start = Instant::now();
+    let problem = Side::resolve_to(address([10, 9, 0, 77].into(), 1), None, &SIZES, 700).err().unwrap();
+    println!("{} after {:?}", problem.message(), start.elapsed());
+    assert_eq!(problem.step, step::TIMEOUT, "{}", problem.message());
+    assert!(start.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn inline_bytes_are_what_the_device_can() {
+    let Some(_turn) = turn() else { return };
+    let sizes = QueueSizes { inline_bytes: 1 << 16, ..SIZES };
+    let side = Side::resolve_to(address(SERVER, 1), None, &sizes, 5000).ok().unwrap();
+    println!("of 65536 inline bytes {} are possible", side.info().inline_bytes);
+    assert!(side.info().inline_bytes < 1 << 16);
+}
+
+#[test]
+fn queues_larger_than_the_device_allows_are_a_failure() {
+    let Some(_turn) = turn() else { return };
+    let sizes = QueueSizes { sends: 1 << 30, ..SIZES };
+    let problem = Side::resolve_to(address(SERVER, 1), None, &sizes, 5000).err().unwrap();
+    println!("{}", problem.message());
+    assert_eq!(problem.step, step::QUEUES);
+}
+
+#[test]
+fn descriptor_that_is_no_dmabuf_cannot_be_registered() {
+    let Some(_turn) = turn() else { return };
+    let side = Side::resolve(1, None).ok().unwrap();
+    let (mut region, mut problem) = (Region { handle: null_mut(), lkey: 0, rkey: 0 }, Problem::NONE);
+    // SAFETY: all pointers are valid for the call.
+    let status = unsafe {
+        (table().register_dmabuf)(side.0, -1, 0, 4096, 0x1000, ALL, &raw mut region, &raw mut problem)
+    };
+    println!("{}", problem.message());
+    assert_eq!((status, problem.step), (-1, step::REGISTER));
+    assert!(region.handle.is_null(), "outputs stay untouched");
+}
+
+#[test]
+#[ignore = "cuts the line between two Soft-RoCE devices with tc; run it alone, in the virtual machine"]
+fn cut_line_breaks_the_connection_in_time() {
+    let Some(_turn) = turn() else { return };
+    let (client, server) = pair();
+    server.receive(&[Receive { id: 1, local_address: 0, local_key: 0, bytes: 0 }]);
+    let cut = Cut::new();
+    let start = Instant::now();
+    client.send(&[Send { opcode: opcode::WRITE_WITH_IMMEDIATE, ..NOTHING }]);
+    let completion = client.completion(queue::SENDS);
+    println!("status {} after {:?}: {}", completion.status, start.elapsed(), status_text(completion.status));
+    drop(cut);
+    assert_ne!(completion.status, 0);
+    assert!(start.elapsed() < 2 * Duration::from_millis(SIZES.timeout_ms.into()));
+}
+
+#[test]
+fn either_device_can_be_asked_for() {
+    let Some(_turn) = turn() else { return };
+    let mut names = [[0; 64]; 8];
+    let mut problem = Problem::NONE;
+    // SAFETY: room for 8 names.
+    let count = unsafe { (table().devices)(names.as_mut_ptr(), 8, &raw mut problem) };
+    for name in &names[..usize::try_from(count).unwrap().min(8)] {
+        let name = String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
+        for peer in [[10, 9, 0, 1], [10, 9, 0, 2]] {
+            match Side::resolve_to(address(peer.into(), 1), Some(&name), &SIZES, 2000) {
+                Ok(side) => {
+                    let info = side.info();
+                    println!("{name} to {peer:?}: from {:?}", &info.local.bytes[..4]);
+                    assert_eq!(info.device[..name.len()], *name.as_bytes());
+                }
+                Err(problem) => println!("{name} to {peer:?}: step {}, {}", problem.step, problem.message()),
+            }
+        }
+    }
+}
+
+#[test]
 fn peer_sees_a_disconnect_and_work_is_flushed() {
     let Some(_turn) = turn() else { return };
     let (client, server) = pair();
@@ -256,12 +358,14 @@ fn two_hundred_connections_leave_nothing_behind() {
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     drop(pair_at(&listening));
     let open = descriptors();
+    let start = Instant::now();
     for _ in 0..200 {
         let (client, _server) = pair_at(&listening);
         let _memory = client.register(vec![0; 4096], ALL);
         let now = counts();
         assert_eq!((now.endpoints, now.listeners, now.regions), (2, 1, 1));
     }
+    println!("200 connections in {:?}", start.elapsed());
     assert_eq!(descriptors(), open);
     drop(listening);
     let after = counts();

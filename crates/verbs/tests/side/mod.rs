@@ -1,5 +1,7 @@
 //! Both sides of a connection, driven through the exported table as `transport::verbs` drives it.
 
+#![allow(clippy::result_large_err, reason = "a problem is as large as the table has it")]
+
 use std::ffi::{CStr, CString};
 use std::mem::zeroed;
 use std::net::Ipv4Addr;
@@ -125,20 +127,21 @@ impl Drop for Listening {
 
 impl Side {
     pub(crate) fn resolve(port: u16, device: Option<&str>) -> Result<Side, Problem> {
+        Side::resolve_to(address(SERVER, port), device, &SIZES, TIMEOUT_MS)
+    }
+
+    pub(crate) fn resolve_to(
+        peer: Address,
+        device: Option<&str>,
+        sizes: &QueueSizes,
+        timeout_ms: u32,
+    ) -> Result<Side, Problem> {
         let device = device.map(|name| CString::new(name).unwrap());
         let device = device.as_ref().map_or(std::ptr::null(), |name| name.as_ptr());
         let (mut raw, mut problem) = (null_mut(), Problem::NONE);
-        let peer = address(SERVER, port);
         // SAFETY: all pointers are valid for the call.
         let status = unsafe {
-            (table().resolve)(
-                &raw const peer,
-                device,
-                &raw const SIZES,
-                TIMEOUT_MS,
-                &raw mut raw,
-                &raw mut problem,
-            )
+            (table().resolve)(&raw const peer, device, sizes, timeout_ms, &raw mut raw, &raw mut problem)
         };
         if status < 0 { Err(problem) } else { Ok(Side(raw)) }
     }
