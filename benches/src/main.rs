@@ -8,6 +8,7 @@
 //!
 //! Layout:
 //! * [`raw`]: the baseline: a peer process that answers, counts and sends
+//! * [`verbs`]: the same over verbs, beside bare verbs
 //! * [`product`]: a server process and a session with it
 //! * [`table`]: medians and their presentation
 
@@ -16,6 +17,7 @@
 mod product;
 mod raw;
 mod table;
+mod verbs;
 
 use std::process::ExitCode;
 
@@ -27,8 +29,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--raw-peer", port] => raw::serve(port),
+        ["--bare-verbs-peer"] => verbs::serve(),
+        ["--verbs", ip, server] => verbs::run(ip, server),
         [server] => run(server),
-        _ => Err("usage: benches PATH-OF-VGPU-SERVER".into()),
+        _ => Err("usage: benches [--verbs ADDRESS] PATH-OF-VGPU-SERVER".into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +30,27 @@ pub(crate) struct Product {
     seed: Cell<u64>,
 }
 
-const BUFFER_BYTES: usize = 256 << 20;
+/// How client and server are connected.
+pub(crate) struct Settings {
+    /// Where the server listens.
+    pub(crate) ip: IpAddr,
+    pub(crate) transport: Transport,
+    /// How long both ends poll, where they can.
+    pub(crate) spin: Option<Duration>,
+    /// The longest copy.
+    pub(crate) buffer_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            transport: Transport::Tcp,
+            spin: None,
+            buffer_bytes: 256 << 20,
+        }
+    }
+}
 
 /// A kernel with four pointers and a counter, as the null device reads it.
 const IMAGE: &[u8] = b".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry work(.param .u64 a, .param .u64 b, .param .u64 c, .param .u64 n)\n{ ret; }\n";
@@ -40,13 +61,19 @@ fn cuda(doing: &str) -> impl Fn(CuError) -> String + '_ {
 
 impl Product {
     pub(crate) fn start(server: &str, driver: &str) -> Result<Product, String> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
+        Product::with(server, driver, &Settings::default())
+    }
+
+    pub(crate) fn with(server: &str, driver: &str, settings: &Settings) -> Result<Product, String> {
+        let port = std::net::TcpListener::bind((settings.ip, 0))
             .and_then(|listener| listener.local_addr())
             .map_err(|error| format!("finding a port: {error}"))?
             .port()
             .min(65000);
         let mut process = Command::new(server)
             .args(["--driver", driver, "--log", "error", "--port", &port.to_string()])
+            .args(["--listen", &settings.ip.to_string()])
+            .args(settings.spin.map(|spin| format!("--spin-us={}", spin.as_micros())))
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| format!("starting {server}: {error}"))?;
@@ -55,17 +82,17 @@ impl Product {
         BufReader::new(output)
             .read_line(&mut ready)
             .map_err(|error| format!("the server said nothing: {error}"))?;
-        let address = Address::Tcp { host: "127.0.0.1".into(), port };
-        let remote =
-            Remote::connect(address, Transport::Tcp, 0, Arc::new(Environment::default()), |_, _| true)
-                .map_err(|error| error.to_string())?;
+        let address = Address::Tcp { host: settings.ip.to_string(), port };
+        let environment = Environment { spin: settings.spin, ..Environment::default() };
+        let remote = Remote::connect(address, settings.transport, 0, Arc::new(environment), |_, _| true)
+            .map_err(|error| error.to_string())?;
         let session = remote.session().map_err(cuda("a worker"))?;
         let (module, facts) = session.load_module(vec![IMAGE]).map_err(cuda("the module"))?;
         let kernel = facts.functions.into_iter().next().ok_or("the null device found no kernel")?;
         let function = session.function(module, Arc::new(kernel)).map_err(cuda("the kernel"))?;
-        let memory = session.cuMemAlloc(BUFFER_BYTES as u64).map_err(cuda("device memory"))?;
+        let memory = session.cuMemAlloc(settings.buffer_bytes as u64).map_err(cuda("device memory"))?;
         let (pageable, registered) =
-            (HostSpan::leak(vec![1; BUFFER_BYTES]), HostSpan::leak(vec![1; BUFFER_BYTES]));
+            (HostSpan::leak(vec![1; settings.buffer_bytes]), HostSpan::leak(vec![1; settings.buffer_bytes]));
         hazards::register(registered);
         let dma_free = driver.contains("dma-free");
         Ok(Product {
@@ -79,6 +106,16 @@ impl Product {
             registered,
             seed: Cell::new(1),
         })
+    }
+
+    /// What the link is, for people.
+    pub(crate) fn link(&self) -> String {
+        self.session.link_summary()
+    }
+
+    /// Memory registrations of this process so far.
+    pub(crate) fn registrations(&self) -> u64 {
+        self.session.registrations()
     }
 
     fn tally(&self, field: u32) -> Result<u64, String> {

@@ -15,7 +15,7 @@ impl Table {
         pairs: usize,
         mut raw: impl FnMut() -> Result<Duration, String>,
         mut product: impl FnMut() -> Result<Duration, String>,
-    ) -> Result<(), String> {
+    ) -> Result<f64, String> {
         let naming = |error: String| format!("{name}: {error}");
         // Once unmeasured: the first run pays for pages and buffers.
         raw().map_err(naming)?;
@@ -36,7 +36,20 @@ impl Table {
         );
         eprintln!("{line}");
         self.lines.push(line);
-        Ok(())
+        Ok(median)
+    }
+
+    /// [`pairs`](Table::pairs) of two ways through one thing.
+    pub(crate) fn pairs_of_two<T>(
+        &mut self,
+        name: &str,
+        pairs: usize,
+        shared: &mut T,
+        mut raw: impl FnMut(&mut T) -> Result<Duration, String>,
+        mut product: impl FnMut(&mut T) -> Result<Duration, String>,
+    ) -> Result<f64, String> {
+        let shared = std::cell::RefCell::new(shared);
+        self.pairs(name, pairs, || raw(&mut shared.borrow_mut()), || product(&mut shared.borrow_mut()))
     }
 
     /// Notes a count.

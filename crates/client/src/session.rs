@@ -274,6 +274,16 @@ impl Session {
         Ok(())
     }
 
+    /// What the link is and has carried, for people.
+    pub fn link_summary(&self) -> String {
+        verbs::summary(&*self.link).unwrap_or_else(|| format!("link to {}", self.link.peer()))
+    }
+
+    /// Memory registrations with network adapters in this process so far.
+    pub fn registrations(&self) -> u64 {
+        self.link.direct().map_or(0, |direct| direct.statistics().registrations)
+    }
+
     /// Direct access to the worker's memory, and what bulk bytes go through with it.
     pub(crate) fn direct(&self) -> Option<(&dyn DirectAccess, &Bulk)> {
         Some((self.link.direct()?, self.bulk.as_ref()?))

@@ -101,8 +101,9 @@ fn a_launch_runs_while_the_program_does_something_else(wire: Wire) {
     }
 }
 
-fn a_faulted_device_can_be_used_again_after_a_hundred_faults(wire: Wire) {
-    for _ in 0..100 {
+fn a_faulted_device_can_be_used_again_after_many_faults(wire: Wire) {
+    // Connecting takes half a second over RDMA devices in software.
+    for _ in 0..if wire == Wire::Verbs { 10 } else { 100 } {
         let (harness, session) = connect(wire, 0);
         let poke = kernel(&session, "poke");
         session.launch(poke, &shape(4, 64), &0_u64.to_le_bytes()).expect("launched");
@@ -129,5 +130,5 @@ over_tcp_and_verbs! {
     a_refused_launch_leaves_no_trace_and_a_fault_stays_on_its_own_device
     freed_and_misaligned_addresses_are_faults_with_their_own_codes
     a_launch_runs_while_the_program_does_something_else
-    a_faulted_device_can_be_used_again_after_a_hundred_faults
+    a_faulted_device_can_be_used_again_after_many_faults
 }

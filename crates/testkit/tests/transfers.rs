@@ -402,7 +402,6 @@ on_every_wire! {
     one_thread_up_and_one_thread_down_do_not_wait_for_each_other
     a_failed_posted_call_is_told_once_at_the_next_synchronize
     what_lies_outside_an_allocation_is_refused_at_once
-    memory_that_was_freed_can_be_allocated_again_and_again
     many_threads_may_call_at_once
     more_calls_than_the_window_holds_are_all_issued
     four_bytes_to_pageable_memory_are_there_when_an_asynchronous_copy_returns
@@ -423,4 +422,12 @@ on_every_wire! { @ over_verbs_with_gpudirect Verbs true
     many_threads_may_call_at_once
     a_thousand_event_waits_between_two_devices_need_no_host
     a_lost_link_ends_every_wait
+}
+
+// Takes more memory than the virtual machine of the tests over verbs has.
+on_every_wire! { @ over_memory_with_much_memory Memory false
+    memory_that_was_freed_can_be_allocated_again_and_again
+}
+on_every_wire! { @ over_tcp_with_much_memory Tcp false
+    memory_that_was_freed_can_be_allocated_again_and_again
 }

@@ -273,7 +273,7 @@ fn milliseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-fn address(at: SocketAddr) -> Address {
+pub(super) fn address(at: SocketAddr) -> Address {
     let mut bytes = [0; 16];
     let (family, scope) = match at {
         SocketAddr::V4(v4) => {

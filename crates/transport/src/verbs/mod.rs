@@ -6,6 +6,7 @@
 //! * [`direct`]: transfers between registered memory
 //! * [`ring`]: the rings' arithmetic; [`patience`]: how long to poll
 //! * [`pinned`]: memory that the peer writes; [`plugin`]: calls of the plug-in; [`error`]: what went wrong
+//! * [`raw`]: the benchmarks' baseline
 
 mod connect;
 mod direct;
@@ -14,6 +15,7 @@ mod link;
 mod patience;
 mod pinned;
 mod plugin;
+pub mod raw;
 mod ring;
 
 pub use connect::{Dialed, Host, Offer, Resources, TOKEN_BYTES, VerbsOptions, available, dial, resources};

@@ -1,0 +1,213 @@
+//! The product over verbs beside bare verbs, in the same run, both polling.
+//!
+//! Usage: `benches --verbs ADDRESS PATH-OF-VGPU-SERVER`, where ADDRESS is one of an RDMA device of this machine: the
+//! server listens there, and traffic to it leaves through another device.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::IpAddr;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use client::server_list::Transport;
+use transport::verbs::VerbsError;
+use transport::verbs::raw::{Message, Raw, RawHost};
+
+use crate::product::{Product, Settings};
+use crate::raw::{REPLY_BYTES, REQUEST_BYTES};
+use crate::table::Table;
+
+/// Both ends poll for as long as it takes.
+const POLLING: Duration = Duration::from_secs(10);
+const BULK_BYTES: u64 = 4 << 20;
+
+fn verbs(doing: &str) -> impl Fn(VerbsError) -> String + '_ {
+    move |error| format!("bare verbs, {doing}: {error}")
+}
+
+/// The peer process of the baseline and the connection to it.
+struct Bare {
+    raw: Raw,
+    process: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Bare {
+    fn start(ip: IpAddr) -> Result<Bare, String> {
+        let program = std::env::current_exe().map_err(|error| format!("finding this program: {error}"))?;
+        let mut process = Command::new(program)
+            .arg("--bare-verbs-peer")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("starting the peer: {error}"))?;
+        let orders = process.stdin.take().ok_or("the peer has no input")?;
+        let mut answers = BufReader::new(process.stdout.take().ok_or("the peer has no output")?);
+        let mut port = String::new();
+        answers.read_line(&mut port).map_err(|error| format!("the peer's port: {error}"))?;
+        let port = port.trim().parse().map_err(|error| format!("the peer said {port:?}: {error}"))?;
+        let raw = Raw::connect(ip, port).map_err(verbs("connecting"))?;
+        Ok(Bare { raw, process, orders, answers })
+    }
+
+    fn ask(&mut self, line: &str) -> Result<(), String> {
+        writeln!(self.orders, "{line}").map_err(|error| format!("asking the peer: {error}"))?;
+        let mut ready = String::new();
+        self.answers.read_line(&mut ready).map_err(|error| format!("the peer: {error}"))?;
+        if ready.trim() == "ready" { Ok(()) } else { Err(format!("the peer said {ready:?}")) }
+    }
+
+    /// The median round trip.
+    fn ping_pong(&mut self, how: Message, count: u32) -> Result<Duration, String> {
+        self.ask(&format!("echo {how:?} {count}"))?;
+        let mut times = Vec::new();
+        for _ in 0..count {
+            let start = Instant::now();
+            self.raw.send(how, REQUEST_BYTES as u64).map_err(verbs("ping"))?;
+            self.raw.receive().map_err(verbs("pong"))?;
+            times.push(start.elapsed());
+        }
+        times.sort();
+        Ok(times[times.len() / 2])
+    }
+
+    /// One RDMA WRITE of fresh bytes until it is acknowledged; the peer says what arrived.
+    fn write(&mut self, seed: u64) -> Result<Duration, String> {
+        let mut memory =
+            self.raw.memory().slice(0, usize::try_from(BULK_BYTES).unwrap_or(0)).expect("inside");
+        for (index, word) in (0_u64..).zip(memory.write().chunks_exact_mut(8)) {
+            word.copy_from_slice(&(index.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed).to_le_bytes());
+        }
+        let start = Instant::now();
+        self.raw.write(BULK_BYTES, BULK_BYTES).map_err(verbs("writing"))?;
+        let took = start.elapsed();
+        writeln!(self.orders, "sum").map_err(|error| format!("asking the peer: {error}"))?;
+        let mut sum = String::new();
+        self.answers.read_line(&mut sum).map_err(|error| format!("the peer: {error}"))?;
+        let expected = vgpu_server::null::word_sum(memory.read());
+        if sum.trim() == expected.to_string() { Ok(took) } else { Err("other bytes arrived".into()) }
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        // It may have ended with an error of its own.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The peer's side: orders come on standard input.
+pub(crate) fn serve() -> Result<(), String> {
+    let host = RawHost::open().map_err(verbs("listening"))?;
+    let mut out = std::io::stdout();
+    let mut say = |line: &str| -> Result<(), String> {
+        writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|error| format!("answering: {error}"))
+    };
+    say(&host.port().to_string())?;
+    let mut raw = host.accept().map_err(verbs("accepting"))?;
+    for line in std::io::stdin().lines() {
+        let line = line.map_err(|error| format!("orders: {error}"))?;
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["echo", how, count] => {
+                let how = if how == "Send" { Message::Send } else { Message::Write };
+                let count: u32 = count.parse().map_err(|error| format!("{line}: {error}"))?;
+                say("ready")?;
+                for _ in 0..count {
+                    raw.receive().map_err(verbs("ping"))?;
+                    raw.send(how, REPLY_BYTES as u64).map_err(verbs("pong"))?;
+                }
+            }
+            ["sum"] => {
+                let memory = raw.memory().slice(0, usize::try_from(BULK_BYTES).unwrap_or(0)).expect("inside");
+                say(&vgpu_server::null::word_sum(memory.read()).to_string())?;
+            }
+            _ => return Err(format!("the peer was asked for {line:?}")),
+        }
+    }
+    Ok(())
+}
+
+/// What must hold where this runs, as product to baseline.
+const CALL_GATE: f64 = 1.5;
+const COPY_GATE: f64 = 1.0 / 0.85;
+
+/// Prints the table; fails if a gate is missed, or if a counter says that the steady path did what it must not.
+pub(crate) fn run(ip: &str, server: &str) -> Result<(), String> {
+    let ip: IpAddr = ip.parse().map_err(|error| format!("{ip}: {error}"))?;
+    let mut table = Table::default();
+    let settings = |transport, spin| Settings { ip, transport, spin, buffer_bytes: 16 << 20 };
+    let mut bare = Bare::start(ip)?;
+    let product = Product::with(server, "null", &settings(Transport::Verbs, Some(POLLING)))?;
+    println!("{}", product.link());
+    let call = table.pairs(
+        "synchronous call over verbs, both polling, p50 / bare verbs",
+        15,
+        || bare.ping_pong(Message::Write, 300),
+        || product.synchronous_calls(300),
+    )?;
+    table.pairs_of_two(
+        "bare SEND / bare WRITE with immediate, polling, p50",
+        9,
+        &mut bare,
+        |bare| bare.ping_pong(Message::Write, 300),
+        |bare| bare.ping_pong(Message::Send, 300),
+    )?;
+    let mut seed = 0;
+    let registrations = product.registrations();
+    let copy = table.pairs(
+        "4 MiB to the device, registered, and synchronize / bare RDMA WRITE",
+        9,
+        || {
+            seed += 1;
+            bare.write(seed)
+        },
+        || product.up(BULK_BYTES, true),
+    )?;
+    let down = table.pairs(
+        "4 MiB to the host, registered, and synchronize / bare RDMA WRITE",
+        9,
+        || {
+            seed += 1;
+            bare.write(seed)
+        },
+        || product.down(BULK_BYTES, true),
+    )?;
+    let steady = product.registrations();
+    drop(bare);
+    let tcp = Product::with(server, "null", &settings(Transport::Tcp, None))?;
+    let against_tcp = table.pairs(
+        "synchronous call over verbs, polling / over TCP between the same addresses",
+        15,
+        || tcp.synchronous_calls(300),
+        || product.synchronous_calls(300),
+    )?;
+    drop(tcp);
+    drop(product);
+    let sleeping = Product::with(server, "null", &settings(Transport::Verbs, None))?;
+    table.note(
+        "synchronous call over verbs, wait policy by measurement, p50",
+        &format!("{:.0} us", sleeping.synchronous_calls(300)?.as_secs_f64() * 1e6),
+    );
+    table.note(
+        "registrations from the first copy of a buffer to the last",
+        &format!("{}", steady - registrations),
+    );
+    table.print();
+    let gates = [
+        ("a synchronous call", call, CALL_GATE),
+        ("a copy to the device", copy, COPY_GATE),
+        ("a copy to the host", down, COPY_GATE),
+        ("a synchronous call against TCP", against_tcp, 1.0),
+    ];
+    let missed: Vec<String> = gates
+        .iter()
+        .filter(|(_, ratio, gate)| ratio > gate)
+        .map(|(what, ratio, gate)| format!("{what}: {ratio:.2}, at most {gate:.2}"))
+        .collect();
+    // The buffer of the benchmark on the first copy.
+    if steady - registrations > 1 {
+        return Err(format!("{} registrations where one belongs", steady - registrations));
+    }
+    if missed.is_empty() { Ok(()) } else { Err(format!("missed: {}", missed.join("; "))) }
+}
