@@ -27,7 +27,7 @@ fail() {
   exit 125
 }
 
-packages=(qemu-system-x86 busybox-static cpio kmod iproute2 rdma-core ibverbs-providers)
+packages=(qemu-system-x86 busybox-static cpio kmod iproute2 ibverbs-providers)
 for program in qemu-system-x86_64 busybox cpio depmod modprobe ip tc rdma; do
   PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null ||
     fail "$program is missing; as root: apt-get install --no-install-recommends ${packages[*]}"
@@ -153,7 +153,8 @@ timeout --kill-after 5 "$seconds" qemu-system-x86_64 -machine q35 -accel tcg,thr
   -append "console=ttyS0 quiet panic=-1" \
   -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap </dev/null 2>&1 |
   tr -d '\r' | tee "$work/log" |
-  grep --line-buffered -a -v -e '^soft-roce: the command ended with' -e SeaBIOS -e 'Booting from ROM' -e 'sysrq: Power Off' -e 'reboot: Power down'
+  sed -u -e 's/\x1bc//g; s/\x1b\[[?0-9;]*[A-Za-z]//g' \
+    -e '/^soft-roce: the command ended with/d; /SeaBIOS/d; /Booting from ROM/d; /sysrq: Power Off/d; /reboot: Power down/d'
 ended=${PIPESTATUS[0]}
 set -e
 status=$(sed -n 's/.*soft-roce: the command ended with \([0-9]*\).*/\1/p' "$work/log" | tail -n 1)
