@@ -108,6 +108,8 @@ cat >"$initrd/command" <<'GUEST'
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/run/tmp
 (
   set -e
+  echo # after the line that the firmware has left open
+  echo guest >/proc/sys/kernel/hostname # Open MPI wants one
   mkdir -p /dev/shm /dev/pts
   mount -t tmpfs shm /dev/shm
   mount -t devpts pts /dev/pts

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use super::{CLIENT_NETDEV, Guest, SERVER_NETDEV, sum_up, timed};
+use super::{CLIENT_NETDEV, Check, Guest, SERVER_NETDEV, sum_up, timed};
 use crate::launch::{Launcher, Way};
 use crate::samples::{Runtime, sample, test};
 use crate::toolchain::Mpi;
@@ -14,7 +14,7 @@ use crate::workspace::{Doing, Failure, Outcome, finish};
 
 /// Runs them all.
 pub(super) fn check(guest: &Guest) -> Outcome {
-    let parts: [(&str, fn(&Guest) -> Outcome); 4] = [
+    let parts: [(&str, Check); 4] = [
         ("the cable is cut", cable_cut),
         ("the server is killed", server_killed),
         ("the program is killed", program_killed),

@@ -5,14 +5,14 @@
 //!
 //! Layout:
 //! * [`devices`]: the RDMA devices, and what they have counted
-//! * [`tests`]: the workspace's tests whose names say verbs
+//! * [`test_programs`]: the workspace's tests whose names say verbs
 //! * [`samples`]: the four samples, and what crossed the devices meanwhile
 //! * [`failures`]: a cut cable, killed servers and programs, lost packets
 
 mod devices;
 mod failures;
 mod samples;
-mod tests;
+mod test_programs;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -52,12 +52,14 @@ struct Guest {
 /// A part of the check.
 pub(crate) struct Step {
     pub(crate) name: &'static str,
-    run: fn(&Guest) -> Outcome,
+    run: Check,
 }
+
+type Check = fn(&Guest) -> Outcome;
 
 pub(crate) const STEPS: [Step; 5] = [
     Step { name: "devices", run: devices::check },
-    Step { name: "tests", run: tests::check },
+    Step { name: "tests", run: test_programs::check },
     Step { name: "samples", run: samples::check },
     Step { name: "failures", run: failures::check },
     Step { name: "benches", run: benches },

@@ -29,19 +29,19 @@ struct Program {
 }
 
 const PROGRAMS: [Program; 4] = [
-    // 256 Ki elements of 4 bytes: two vectors up, one down.
-    Program { name: "vecadd", arguments: &["262144"], up_bytes: 2 << 20, down_bytes: 1 << 20 },
-    // 16, 64, 256 and 1024 KiB, each twice pageable and twice pinned.
+    // 1 Mi elements of 4 bytes: two vectors up, one down.
+    Program { name: "vecadd", arguments: &["1048576"], up_bytes: 8 << 20, down_bytes: 4 << 20 },
+    // 16, 64, 256, 1024 and 4096 KiB, each twice pageable and twice pinned.
     Program {
         name: "bandwidth",
-        arguments: &["1", "2"],
-        up_bytes: (4 * 1360) << 10,
-        down_bytes: (4 * 1360) << 10,
+        arguments: &["4", "2"],
+        up_bytes: (4 * 5456) << 10,
+        down_bytes: (4 * 5456) << 10,
     },
-    // One matrix of 500 x 500 up, three down.
-    Program { name: "transpose", arguments: &["500", "2"], up_bytes: 1_000_000, down_bytes: 3_000_000 },
+    // One matrix of 1000 x 1000 up, three down.
+    Program { name: "transpose", arguments: &["1000", "2"], up_bytes: 4_000_000, down_bytes: 12_000_000 },
     // Three vectors up, two down.
-    Program { name: "BlackScholes", arguments: &["100000", "2"], up_bytes: 1_200_000, down_bytes: 800_000 },
+    Program { name: "BlackScholes", arguments: &["400000", "2"], up_bytes: 4_800_000, down_bytes: 3_200_000 },
 ];
 
 fn run(guest: &Guest, servers: &Servers, program: &Program) -> Outcome {
