@@ -14,8 +14,9 @@ use crate::workspace::{Doing, Failure, Outcome, finish};
 
 /// Runs them all.
 pub(super) fn check(guest: &Guest) -> Outcome {
-    let parts: [(&str, Check); 4] = [
+    let parts: [(&str, Check); 5] = [
         ("the cable is cut", cable_cut),
+        ("the cable is cut one way", cable_cut_one_way),
         ("the server is killed", server_killed),
         ("the program is killed", program_killed),
         ("one packet in a hundred is lost", packets_lost),
@@ -28,6 +29,14 @@ pub(super) fn check(guest: &Guest) -> Outcome {
 
 /// Nothing gets through any more: the program is told within the time that an unanswered link is given.
 fn cable_cut(guest: &Guest) -> Outcome {
+    let servers = guest.servers(1)?;
+    let mut steady = Steady::start(guest, &guest.launcher(&servers))?;
+    let _cut = [Netem::add(CLIENT_NETDEV, "loss 100%")?, Netem::add(SERVER_NETDEV, "loss 100%")?];
+    steady.ends_with_an_error(Duration::from_secs(15))
+}
+
+/// The server still gets through, but does not hear anything: it may be the first to give up.
+fn cable_cut_one_way(guest: &Guest) -> Outcome {
     let servers = guest.servers(1)?;
     let mut steady = Steady::start(guest, &guest.launcher(&servers))?;
     let _cut = Netem::add(CLIENT_NETDEV, "loss 100%")?;
@@ -118,7 +127,7 @@ impl Steady {
             std::thread::sleep(Duration::from_millis(20));
         };
         let said = self.said();
-        if !(is_own_error(status) && said.contains("steady.cu:") && said.contains(LOST)) {
+        if !(is_own_error(status) && said.contains(CUDA_ERROR) && said.contains(LOST)) {
             return Err(Failure::Check(format!("it ended with {status}, saying:\n{}", tail(&said))));
         }
         println!("      it ended after {:.1} s, saying:", start.elapsed().as_secs_f64());
@@ -181,6 +190,8 @@ fn tail(text: &str) -> String {
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
+/// In what the program writes about the call that failed.
+const CUDA_ERROR: &str = ": cuda";
 /// In what the client writes when it gives a link up.
 const LOST: &str = "went with it";
 
