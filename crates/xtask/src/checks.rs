@@ -22,7 +22,7 @@ pub(crate) struct Options {
     #[arg(long)]
     only: Option<String>,
     #[command(flatten)]
-    verbs: verbs::Options,
+    pub(crate) verbs: verbs::Options,
 }
 
 /// Runs all checks, also after one has failed, and names those that did.

@@ -91,3 +91,33 @@ fn run(workspace: &Workspace, task: Task) -> Outcome {
         Task::WithoutVerbs => without_verbs::inside(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::verbs::Mode;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn the_verbs_check_runs_unless_told_otherwise() {
+        let mode = |arguments: &str| {
+            let words = ["xtask", "test"].into_iter().chain(arguments.split_whitespace());
+            match Options::try_parse_from(words).map(|options| options.task) {
+                Ok(Task::Test(options)) => Some(options.verbs.mode()),
+                _ => None,
+            }
+        };
+        assert_eq!(mode(""), Some(Mode::Run));
+        assert_eq!(mode("--verbs=run"), Some(Mode::Run));
+        assert_eq!(mode("--verbs"), Some(Mode::Only));
+        assert_eq!(mode("--verbs --step samples"), Some(Mode::Only));
+        assert_eq!(mode("--verbs=skip"), Some(Mode::Skip));
+        assert_eq!(mode("--step samples"), None);
+    }
+}

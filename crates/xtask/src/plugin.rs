@@ -9,13 +9,18 @@ use crate::workspace::{Outcome, Workspace, finish, replace};
 pub(crate) const PACKAGE: &str = "verbs";
 const ARTIFACT: &str = "libvgpu_verbs.so";
 
-/// Whether the plug-in can be compiled here. What it needs is installed if that can be done; else this says what it is.
-/// `false` without a word in a workspace that has no such package.
+/// Installs what compiling the plug-in needs, or says what is missing. A workspace without the plug-in needs nothing.
+pub(crate) fn ready(workspace: &Workspace) -> Outcome {
+    if workspace.has_package(PACKAGE) { debian::install(&NEEDS) } else { Ok(()) }
+}
+
+/// Whether the plug-in can be compiled here, after trying to make it so; says why not. `false` without a word in a workspace
+/// that has no such package.
 pub(crate) fn is_buildable(workspace: &Workspace) -> bool {
     if !workspace.has_package(PACKAGE) {
         return false;
     }
-    match debian::install(&NEEDS) {
+    match ready(workspace) {
         Ok(()) => true,
         Err(failure) => {
             println!("    without {ARTIFACT}: {failure}");

@@ -17,6 +17,8 @@ use crate::workspace::{Doing, Failure, Outcome, Workspace, finish, shown, step};
 
 /// Whether and how the verbs check runs.
 #[derive(Args, Debug, Clone)]
+// Their group would have the name of the options that they are part of.
+#[group(skip)]
 pub(crate) struct Options {
     /// The verbs transport in a virtual machine: with the other checks (run, the default), alone (only, or no value), or not (skip)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "only")]
@@ -51,7 +53,7 @@ pub(crate) fn check(workspace: &Workspace, dist: &Path, options: &Options) -> Ou
         let step = options.step.as_deref().unwrap_or_default();
         return Err(Failure::Check(format!("no step {step:?}; there are: {}", known.join(", "))));
     }
-    virtual_machine::ready().map_err(or_skip)?;
+    plugin::ready(workspace).and_then(|()| virtual_machine::ready()).map_err(or_skip)?;
     let programs = Programs::build(workspace, &wanted)?;
     let start = Instant::now();
     let mut outcomes = Vec::new();

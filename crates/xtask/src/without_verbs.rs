@@ -4,6 +4,7 @@
 //! names for them, entered with `chroot`. That needs root.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -40,7 +41,8 @@ pub(crate) fn inside() -> Outcome {
         return Err(Failure::Check(format!("the room is not without verbs: {libraries:?}")));
     }
     let dist = Path::new(DIST);
-    let place = Place { listen: None, log_folder: PathBuf::from("/tmp") };
+    // By number: there is nothing here that resolves names.
+    let place = Place { listen: Some(Ipv4Addr::LOCALHOST), log_folder: PathBuf::from("/tmp") };
     let servers = Servers::start_at(&place, dist, "soft", 1)?;
     let run = |remotecall: &str| {
         let launcher = Launcher::new(dist, &servers).with("VGPU_LOG", "info");
@@ -71,6 +73,10 @@ struct Room {
 impl Room {
     fn furnish(root: &Path, dist: &Path, xtask: &Path) -> Outcome<Self> {
         if root.exists() {
+            // What is mounted there is not ours to remove; the mounts end with the process that made them.
+            if root.join("proc/self").exists() {
+                return Err(Failure::Check(format!("{} is in use", root.display())));
+            }
             std::fs::remove_dir_all(root).doing(format_args!("removing {}", root.display()))?;
         }
         let room = Self { root: root.to_path_buf() };

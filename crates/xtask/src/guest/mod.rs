@@ -80,7 +80,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Outcome {
         println!("==> {}", step.name);
         summary.push((step.name, timed(|| (step.run)(&guest))));
     }
-    println!("==> in the virtual machine:");
+    println!("==> all steps in the virtual machine:");
     sum_up(&summary)
 }
 

@@ -77,7 +77,7 @@ fn run(guest: &Guest, servers: &Servers, program: &Program) -> Outcome {
             copied[index]
         );
         if guest.is_over_verbs() {
-            if carried < copied[index] {
+            if !this.carried(peer, copied[index]) {
                 wrong.push(format!("{device} carried {carried} of {} bytes", copied[index]));
             }
             wrong.extend(this.alarms().into_iter().map(|alarm| format!("{device}: {alarm}")));
