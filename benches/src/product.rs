@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::launch::LaunchConfig;
+use client::server_list::Transport;
 use client::{Environment, Remote, Session, hazards};
 use cuda_types::{CUdeviceptr, CUfunction, CUstream, CuError, Dim3, HostSpan};
 use proto::ContextCalls;
@@ -55,8 +56,9 @@ impl Product {
             .read_line(&mut ready)
             .map_err(|error| format!("the server said nothing: {error}"))?;
         let address = Address::Tcp { host: "127.0.0.1".into(), port };
-        let remote = Remote::connect(address, 0, Arc::new(Environment::default()), |_, _| true)
-            .map_err(|error| error.to_string())?;
+        let remote =
+            Remote::connect(address, Transport::Tcp, 0, Arc::new(Environment::default()), |_, _| true)
+                .map_err(|error| error.to_string())?;
         let session = remote.session().map_err(cuda("a worker"))?;
         let (module, facts) = session.load_module(vec![IMAGE]).map_err(cuda("the module"))?;
         let kernel = facts.functions.into_iter().next().ok_or("the null device found no kernel")?;
@@ -64,7 +66,7 @@ impl Product {
         let memory = session.cuMemAlloc(BUFFER_BYTES as u64).map_err(cuda("device memory"))?;
         let (pageable, registered) =
             (HostSpan::leak(vec![1; BUFFER_BYTES]), HostSpan::leak(vec![1; BUFFER_BYTES]));
-        hazards::register(registered.address(), registered.len());
+        hazards::register(registered);
         let dma_free = driver.contains("dma-free");
         Ok(Product {
             process,

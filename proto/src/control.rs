@@ -40,6 +40,11 @@ control! {
     0x0011 Pulled { copy: u64, offset: u64, staging: u64, bytes: u64 }
     /// Client to worker: open a gate.
     0x0012 GateOpen { gate: u64 }
+    /// Client to worker, with direct access: the client memory of the copy named `copy`, which follows. The worker reads or
+    /// writes it there.
+    0x0013 HostMemory { copy: u64, address: u64, key: u32 }
+    /// Client to worker, with direct access: this part of the landing memory has been emptied.
+    0x0014 Emptied { at: u64 }
     /// Client to worker: nothing more will come; finish what was posted.
     0x001f Farewell {}
 
@@ -61,6 +66,13 @@ control! {
     0x0028 Landing { copy: u64, offset: u64, /** Whether the copy is complete with these bytes. */ last: bool }
     /// Worker to client: the answer to a waiting call; the value follows as bulk bytes when `error` is 0.
     0x0029 Reply { call: u32, error: u32 }
+    /// Worker to client, with direct access: `bytes` bytes at `offset` of the client memory named `copy` lie at `at` of the
+    /// landing memory; none if the copy failed.
+    0x002a LandedAt { copy: u64, offset: u64, bytes: u64, at: u64, last: bool }
+    /// Worker to client, with direct access: `bytes` bytes of the client memory named `copy` have been written in place.
+    0x002b Landed { copy: u64, bytes: u64, last: bool }
+    /// Worker to client, with direct access: the worker has read the client memory named `copy`.
+    0x002c PullDone { copy: u64 }
 }
 
 #[cfg(test)]

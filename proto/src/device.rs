@@ -1,6 +1,8 @@
 //! What a worker needs of a device beside the calls of the table: host memory it can stage in, signals, facts.
 
-use cuda_types::{CUdeviceptr, CUstream, CuResult, HostSpan};
+use std::os::fd::OwnedFd;
+
+use cuda_types::{CUdeviceptr, CUstream, CuError, CuResult, HostSpan};
 
 use crate::calls::Driver;
 use crate::facts::DeviceFacts;
@@ -8,6 +10,24 @@ use crate::facts::DeviceFacts;
 /// Runs once when a stream arrives where it was put; gets the error if the context is broken. It must not block, and
 /// of the device it may call `gate_open` alone.
 pub type Callback = Box<dyn FnOnce(CuResult<()>) + Send>;
+
+/// The pieces in which device memory is given to a network adapter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NetworkUnit {
+    /// What `vgpuMemMap` maps.
+    Chunk,
+    /// What `cuMemAlloc` gives: what is not allocated is not accessible.
+    Allocation,
+}
+
+/// Device memory that a network adapter can be given.
+#[derive(Debug)]
+pub enum NetworkMemory {
+    /// Addresses that the kernel can resolve: memory of this process, or a GPU's with nvidia-peermem.
+    Mapped(HostSpan),
+    /// A dma-buf, and where the memory begins in it.
+    DmaBuf { descriptor: OwnedFd, offset: u64 },
+}
 
 /// A device behind a worker: the calls of the table plus what the worker builds transfers from.
 ///
@@ -49,6 +69,18 @@ pub trait Device: Driver + Send + Sync {
 
     /// The stream that does not synchronize with the default streams, for the worker's own copies.
     fn helper_stream(&self) -> CuResult<CUstream>;
+
+    /// The pieces for [`network_memory`](Device::network_memory).
+    fn network_unit(&self) -> NetworkUnit {
+        NetworkUnit::Chunk
+    }
+
+    /// Device memory as a network adapter can reach it (GPUDirect RDMA): one whole [`NetworkUnit`]. What is answered stays
+    /// valid until that is freed or unmapped.
+    fn network_memory(&self, address: u64, bytes: u64) -> CuResult<NetworkMemory> {
+        let _ = (address, bytes);
+        Err(CuError::NOT_SUPPORTED)
+    }
 
     /// Hands out what kernels have printed so far, when the device keeps it itself.
     fn take_printed(&self) -> Vec<u8> {

@@ -1,7 +1,9 @@
 //! Greetings. The client speaks first.
 //!
 //! `Hello` -> `Welcome` (or `Refusal`) asks only for facts and costs the server no context. `Begin` -> `Began` asks
-//! for a worker; from then on calls may flow. Both sides take the lower of their newest versions and compare the hash
+//! for a worker; from then on calls may flow. A client that wants InfiniBand verbs says so in `Begin`; if the worker
+//! then offers them, the client tries and tells with `Chosen`, still over the first link, which of the two it will be. Over
+//! verbs, `Lend` (client) and `Lent` (worker) come first: where each side's registered memory lies. Both sides take the lower of their newest versions and compare the hash
 //! of the call table up to it.
 
 use bincode::{Decode, Encode};
@@ -12,7 +14,7 @@ use crate::facts::DeviceFacts;
 use crate::frame::{CallId, append};
 
 /// The oldest and the newest protocol version that this build speaks.
-pub const VERSIONS: (u16, u16) = (1, 1);
+pub const VERSIONS: (u16, u16) = (2, 2);
 
 /// Client: who I am.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -43,6 +45,8 @@ pub struct Refusal {
 pub struct Begin {
     pub window_base: u64,
     pub window_bytes: u64,
+    /// Whether the client would like verbs.
+    pub verbs: bool,
 }
 
 /// Worker: ready.
@@ -50,8 +54,53 @@ pub struct Begin {
 pub struct Began {
     /// Bytes of upload staging that the client may fill from the start.
     pub staging_bytes: u64,
+    /// Bytes of download staging.
+    pub landing_bytes: u64,
     /// Bytes of control frames that may be under way without being issued.
     pub control_bytes: u64,
+    pub verbs: VerbsOffer,
+}
+
+/// Worker: whether the client may change to verbs.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum VerbsOffer {
+    /// The client did not ask.
+    NotAsked,
+    /// Why not.
+    Unavailable(String),
+    /// A listener for this client alone, on the server's RDMA addresses. The worker waits for `Chosen`.
+    Listening { port: u16, token: [u8; 16] },
+}
+
+/// Client: what it will be after an offer; with the reason if verbs did not work.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Chosen {
+    pub verbs: bool,
+    pub reason: String,
+}
+
+/// Client, first over verbs: where downloads may be put. It has the same slots as the worker's download staging.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Lend {
+    pub landing: Place,
+}
+
+/// Worker, first over verbs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Lent {
+    /// The upload staging.
+    pub staging: Place,
+    /// Whether device memory is read and written by the network itself (GPUDirect RDMA): registered host memory is then
+    /// best named with [`HostMemory`](crate::control::HostMemory) and pulled.
+    pub gpudirect: bool,
+}
+
+/// Registered memory of one side, as the other side reaches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Place {
+    pub address: u64,
+    pub key: u32,
+    pub bytes: u64,
 }
 
 macro_rules! greeting {
@@ -79,6 +128,9 @@ greeting! {
     0x0003 Refusal
     0x0004 Begin
     0x0005 Began
+    0x0006 Chosen
+    0x0007 Lend
+    0x0008 Lent
 }
 
 /// The most bytes that a greeting may have; a stranger gets no more memory than this.

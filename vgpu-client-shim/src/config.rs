@@ -4,7 +4,10 @@
 //! | --- | --- |
 //! | `VGPU_SERVER` | the devices, in the grammar of [`client::server_list`]; `DSCUDA_SERVER` is read when it is unset |
 //! | `VGPU_SERVER_CONF` | a file with the same, read when neither is set; `#` starts a comment |
-//! | `VGPU_REMOTECALL` | `rpc`, `tcp`, `ibv` or `auto` |
+//! | `VGPU_REMOTECALL` | `rpc` or `tcp`, `ibv`, or `auto` (the default): verbs where the server offers them, else TCP |
+//! | `VGPU_IB_DEVICE` | the RDMA device to use, with an optional port, as in `mlx5_0:1` |
+//! | `VGPU_SPIN_US` | microseconds for which a waiting thread polls before it sleeps, over verbs; measured if unset |
+//! | `VGPU_LINK_TIMEOUT_MS` | after how long without a sign of life a server counts as lost; 2000 |
 //! | `VGPU_LOG` | `off`, `error`, `warn`, `info` or `debug` |
 //! | `CUDA_VISIBLE_DEVICES` | which of the devices the program sees, in which order |
 //! | `CUDA_LAUNCH_BLOCKING` | `1`: every launch waits for its kernel |
@@ -99,10 +102,6 @@ fn target(device: Device, default: Transport, named_by: &str) -> Target {
     let transport = transport.unwrap_or(default);
     let refused = if replicas > 1 {
         Some(format!("{named_by}: {address} has {} replica(s); replicas are not available yet", replicas - 1))
-    } else if transport == Transport::Verbs {
-        Some(format!(
-            "{named_by}: {address} is to be reached by InfiniBand verbs, which are not available yet; use tcp or auto"
-        ))
     } else {
         None
     };
@@ -171,14 +170,15 @@ mod tests {
     }
 
     #[test]
-    fn replicas_and_verbs_are_answered_per_device() {
+    fn replicas_and_transports_are_known_per_device() {
         let config = read(&[("VGPU_SERVER", "a,b c ib://d")]);
         let devices = config.devices.unwrap();
         assert!(devices[0].refused.as_ref().unwrap().contains("replicas are not available yet"));
         assert_eq!(devices[1].refused, None);
-        assert!(devices[2].refused.as_ref().unwrap().contains("verbs"));
+        assert_eq!(devices[1].transport, Transport::Auto);
+        assert_eq!((devices[2].transport, devices[2].refused.as_ref()), (Transport::Verbs, None));
         let strict = read(&[("VGPU_SERVER", "a tcp://b"), ("VGPU_REMOTECALL", "ibv")]).devices.unwrap();
-        assert!(strict[0].refused.is_some() && strict[1].refused.is_none());
+        assert_eq!((strict[0].transport, strict[1].transport), (Transport::Verbs, Transport::Tcp));
     }
 
     #[test]

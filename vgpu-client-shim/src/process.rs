@@ -27,7 +27,16 @@ pub(crate) fn environment() -> Arc<Environment> {
                     plain.link_timeout
                 }
             };
-            Arc::new(Environment { link_timeout, spawn, print, log: line, ..plain })
+            let rdma_device = std::env::var("VGPU_IB_DEVICE").ok().filter(|name| !name.trim().is_empty());
+            let spin = std::env::var("VGPU_SPIN_US").ok().and_then(|text| {
+                let microseconds = text.trim().parse().map(Duration::from_micros);
+                microseconds
+                    .inspect_err(|_| {
+                        log::warn(format_args!("VGPU_SPIN_US={text}: expected a number of microseconds"));
+                    })
+                    .ok()
+            });
+            Arc::new(Environment { link_timeout, rdma_device, spin, spawn, print, log: line, ..plain })
         })
         .clone()
 }

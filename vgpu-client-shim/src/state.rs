@@ -185,10 +185,10 @@ impl Device {
         if let Some(reason) = &self.target.refused {
             return Err(reason.clone());
         }
-        let Target { address, named_by, .. } = &self.target;
+        let Target { address, transport, named_by, .. } = &self.target;
         let ordinal = u32::try_from(self.ordinal).map_err(|error| error.to_string())?;
         let environment = process::environment();
-        let remote = Remote::connect(address.clone(), ordinal, environment, process::reserve)
+        let remote = Remote::connect(address.clone(), *transport, ordinal, environment, process::reserve)
             .map_err(|error| format!("{named_by}: {error}"))?;
         process::watch_fork();
         log::info(format_args!("device {}: {} at {address}", self.ordinal, remote.facts().name));

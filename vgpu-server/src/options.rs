@@ -2,11 +2,15 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use transport::verbs::VerbsOptions;
 
+use crate::daemon::link_timeout;
 use crate::devices::Driver;
 use crate::worker::WorkerOptions;
+use crate::worker::gpudirect::Policy;
 
 /// Serves one GPU to programs on other machines.
 ///
@@ -46,6 +50,22 @@ pub struct Options {
     #[arg(long, value_name = "KIB", default_value_t = 16 * 1024, value_parser = clap::value_parser!(u32).range(64..=1024 * 1024))]
     pub staging_kib: u32,
 
+    /// Whether clients may change to InfiniBand verbs where this machine has them
+    #[arg(long, value_enum, default_value_t)]
+    pub verbs: Verbs,
+
+    /// Whether the network adapter reads and writes device memory itself: auto (after a checked transfer), on, off
+    #[arg(long, value_enum, default_value_t)]
+    pub gpudirect: Policy,
+
+    /// The RDMA device for clients, with an optional port, as in mlx5_0:1; any if not given
+    #[arg(long, value_name = "NAME[:PORT]", env = "VGPU_IB_DEVICE")]
+    pub rdma_device: Option<String>,
+
+    /// Microseconds for which a worker polls before it sleeps, over verbs; measured if not given
+    #[arg(long, value_name = "US", env = "VGPU_SPIN_US")]
+    pub spin_us: Option<u64>,
+
     /// Seconds that clients have to finish after SIGTERM or Ctrl-C
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain_seconds: u64,
@@ -63,10 +83,23 @@ pub struct Options {
     pub window_base: u64,
     #[arg(long, hide = true, default_value_t = 0)]
     pub window_bytes: u64,
+    /// Whether the client would like verbs, for a worker
+    #[arg(long, hide = true)]
+    pub verbs_wanted: bool,
 
     /// The client's name for a worker's log
     #[arg(long, hide = true, default_value = "")]
     pub client: String,
+}
+
+/// Whether verbs are offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
+pub enum Verbs {
+    /// Where this machine has them.
+    #[default]
+    Auto,
+    /// TCP only.
+    Off,
 }
 
 impl Options {
@@ -84,6 +117,13 @@ impl Options {
             upload_bytes,
             download_bytes: download_bytes / download_slots * download_slots,
             download_slots,
+            verbs: (self.verbs == Verbs::Auto).then(|| VerbsOptions {
+                device: self.rdma_device.clone(),
+                spin: self.spin_us.map(Duration::from_micros),
+                connect_timeout: Duration::from_secs(5),
+                link_timeout: link_timeout(),
+            }),
+            gpudirect: self.gpudirect,
             ..WorkerOptions::default()
         }
     }

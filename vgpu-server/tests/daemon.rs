@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use client::launch::LaunchConfig;
+use client::server_list::Transport;
 use client::{ConnectError, Environment, Remote, Session};
 use cuda_types::{CUstream, CuError, Dim3, HostSpan};
 use proto::frame::{CallId, Header, append};
@@ -55,7 +56,8 @@ impl Server {
     }
 
     fn connect(&self) -> Remote {
-        Remote::connect(self.address(), 0, Arc::new(quiet()), |_, _| true).expect("the server is up")
+        Remote::connect(self.address(), Transport::Auto, 0, Arc::new(quiet()), |_, _| true)
+            .expect("the server is up")
     }
 
     fn raw(&self) -> TcpStream {
@@ -166,7 +168,7 @@ fn begun(server: &Server) -> TcpStream {
         stream.read_exact(&mut vec![0; header.length as usize]).expect("its arguments");
     };
     answer(Hello::new("by hand".into()).frame(), Welcome::OPCODE);
-    answer(Begin { window_base: 1 << 44, window_bytes: 1 << 30 }.frame(), Began::OPCODE);
+    answer(Begin { window_base: 1 << 44, window_bytes: 1 << 30, verbs: false }.frame(), Began::OPCODE);
     stream
 }
 
@@ -360,7 +362,8 @@ const VICTIM: &str = "VGPU_TEST_VICTIM";
 fn a_client_killed_in_the_middle_of_a_kernel_leaves_no_worker_and_no_memory() {
     if let Some(port) = std::env::var(VICTIM).ok().and_then(|port| port.parse().ok()) {
         let address = Address::Tcp { host: "127.0.0.1".into(), port };
-        let remote = Remote::connect(address, 0, Arc::new(quiet()), |_, _| true).expect("the server is up");
+        let remote = Remote::connect(address, Transport::Auto, 0, Arc::new(quiet()), |_, _| true)
+            .expect("the server is up");
         let session = remote.session().expect("a worker");
         session.cuMemAlloc(1 << 30).expect("memory");
         run_forever(&session);
@@ -397,7 +400,8 @@ fn sixty_four_processes_that_only_enumerate_eight_devices_start_no_worker() {
             .split(',')
             .map(|port| {
                 let address = Address::Tcp { host: "127.0.0.1".into(), port: port.parse().expect("a port") };
-                Remote::connect(address, 0, Arc::new(quiet()), |_, _| true).expect("the server is up")
+                Remote::connect(address, Transport::Auto, 0, Arc::new(quiet()), |_, _| true)
+                    .expect("the server is up")
             })
             .collect();
         assert!(devices.iter().all(|device| device.facts().name.contains("null")));
@@ -439,7 +443,7 @@ fn a_termination_lets_clients_finish_and_takes_no_new_ones() {
     server.signal("-TERM");
     assert!(server.logged("waiting for 1 to finish"));
     round_trip(&session).expect("it is still served");
-    let late = Remote::connect(server.address(), 0, Arc::new(quiet()), |_, _| true);
+    let late = Remote::connect(server.address(), Transport::Auto, 0, Arc::new(quiet()), |_, _| true);
     assert!(matches!(late, Err(ConnectError::Link(transport::LinkError::Refused { .. }))));
     remote.close(PATIENCE);
     assert!(server.process.wait().expect("it runs").success());

@@ -18,6 +18,8 @@ pub enum ConnectError {
     Refused { peer: String, reason: String },
     /// What answered is no vgpu server, or one that is broken.
     Malformed { peer: String, malformed: Malformed },
+    /// Only verbs are allowed, and they cannot be used.
+    Verbs { peer: String, reason: String },
     /// Connected, but no greeting came.
     Silent { peer: String, timeout: Duration },
 }
@@ -30,6 +32,10 @@ impl fmt::Display for ConnectError {
             ConnectError::Malformed { peer, malformed } => {
                 write!(f, "{peer} does not answer as a vgpu server ({malformed}): check the port")
             }
+            ConnectError::Verbs { peer, reason } => write!(
+                f,
+                "{peer} cannot be reached over verbs, and VGPU_REMOTECALL or the list allows nothing else: {reason}"
+            ),
             ConnectError::Silent { peer, timeout } => write!(
                 f,
                 "{peer} accepted the connection but sent no greeting within {} ms: check that a vgpu server listens there",
@@ -69,7 +75,7 @@ impl Greeted {
 }
 
 /// Waits for a greeting, or for the refusal in its place.
-fn answer<T>(
+pub(crate) fn answer<T>(
     link: &dyn Link,
     frames: &mut FrameReader,
     timeout: Duration,

@@ -12,6 +12,7 @@ use cuda_types::{CUdeviceptr, CUstream, CuError, CuResult, HostSpan};
 use proto::calls::{self, Row};
 use proto::control::{Pulled, Upload};
 use proto::{Caller, MemoryCalls, StreamCalls, codec};
+use transport::direct::Ticket;
 
 use crate::hazards::{self, PendingWrite};
 use crate::session::Session;
@@ -55,6 +56,11 @@ impl Session {
         if src.len() <= INLINE_BYTES {
             return self.cuMemcpyHtoD_v2(dst, src.read(), stream);
         }
+        if registered && self.direct().is_some_and(|(_, bulk)| bulk.gpudirect) {
+            self.pull(dst, src, stream)?;
+            return if wait { self.cuStreamSynchronize(stream) } else { Ok(()) };
+        }
+        let mut unread = None;
         let mut offset = 0;
         while offset < src.len() {
             let (part_bytes, taken) = {
@@ -74,20 +80,39 @@ impl Session {
                 }
             };
             let part = src.slice(offset, part_bytes).expect("at most the rest");
-            self.upload(at, part, staging, stream)?;
+            unread = self.upload(at, part, staging, stream)?;
             offset += part_bytes;
         }
-        Ok(())
+        match (self.direct(), unread) {
+            (Some((direct, _)), Some(ticket)) if wait => {
+                direct.wait_for(ticket).map_err(|error| self.lose(&error))
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// Sends bytes to granted staging, and the copy from there.
-    fn upload(&self, dst: CUdeviceptr, part: HostSpan, staging: u64, stream: CUstream) -> CuResult<()> {
+    /// Sends bytes to granted staging, and the copy from there. With an answer, `part` is read until that transfer is
+    /// complete.
+    fn upload(
+        &self,
+        dst: CUdeviceptr,
+        part: HostSpan,
+        staging: u64,
+        stream: CUstream,
+    ) -> CuResult<Option<Ticket>> {
         let bytes = part.len() as u64;
+        if let Some((direct, bulk)) = self.direct() {
+            let ticket = bulk.upload(direct, part, staging).map_err(|error| self.lose(&error))?;
+            // What is written is there before the call that is sent behind it.
+            self.post_call(row(0x0801), &mut |out| codec::put(out, (dst, staging, bytes, stream)))?;
+            return Ok(ticket);
+        }
         let mut frame = Vec::new();
         Upload { staging }.append(&mut frame, u32::try_from(bytes).expect("a part is at most 1 MiB"));
         self.post_behind(&[&frame, part.read()], row(0x0801), &mut |out| {
             codec::put(out, (dst, staging, bytes, stream));
-        })
+        })?;
+        Ok(None)
     }
 
     /// Posts a copy whose bytes the worker will ask for when its stream has arrived.
@@ -96,6 +121,9 @@ impl Session {
         let mut state = self.state();
         state.pulls.insert(copy, PullState { span: src, sent: 0, call: proto::frame::CallId(0) });
         drop(state);
+        if self.direct().is_some_and(|(_, bulk)| bulk.gpudirect) {
+            self.name_host_memory(copy, src)?;
+        }
         let posted =
             self.post_call(row(0x0802), &mut |out| codec::put(out, (copy, dst, src.len() as u64, stream)));
         let mut state = self.state();
@@ -111,6 +139,12 @@ impl Session {
                 Err(error)
             }
         }
+    }
+
+    /// Tells the worker where the memory of a copy lies, if it can reach it.
+    fn name_host_memory(&self, copy: u64, span: HostSpan) -> CuResult<()> {
+        let named = self.direct().and_then(|(direct, bulk)| bulk.host_memory(direct, copy, span));
+        named.map_or(Ok(()), |memory| self.post_control(|out| memory.append(out, 0)))
     }
 
     /// The progress thread sends bytes of pulled copies, as far as there is staging for them.
@@ -137,6 +171,15 @@ impl Session {
                 .zip(usize::try_from(bytes).ok())
                 .and_then(|(sent, bytes)| span.slice(sent, bytes))
                 .expect("a part of the span");
+            if let Some((direct, bulk)) = self.direct() {
+                let mut pulled = Vec::new();
+                Pulled { copy, offset: sent, staging, bytes }.append(&mut pulled, 0);
+                let written = bulk.upload(direct, part, staging).map_err(|error| self.lose(&error));
+                if written.is_err() || self.send_parts(&[&pulled]).is_err() {
+                    return;
+                }
+                continue;
+            }
             let (mut upload, mut pulled) = (Vec::new(), Vec::new());
             Upload { staging }.append(&mut upload, u32::try_from(bytes).expect("a part is at most 1 MiB"));
             Pulled { copy, offset: sent, staging, bytes }.append(&mut pulled, 0);
@@ -177,6 +220,7 @@ impl Session {
             _pending: PendingWrite::landing(dst),
         };
         self.state().landings.insert(copy, entry);
+        self.name_host_memory(copy, dst)?;
         let posted =
             self.post_call(row(0x0803), &mut |out| codec::put(out, (copy, src, dst.len() as u64, stream)));
         let call = match posted {

@@ -12,6 +12,10 @@ pub struct Environment {
     pub connect_timeout: Duration,
     /// After how long without a sign of life a link counts as lost.
     pub link_timeout: Duration,
+    /// The RDMA device to use, with an optional `:port`; chosen by address if not given.
+    pub rdma_device: Option<String>,
+    /// How long a waiting thread polls before it sleeps, where polling is possible; measured if not given.
+    pub spin: Option<Duration>,
     /// Starts a thread that no signal of the program reaches.
     pub spawn: Spawn,
     /// Takes what kernels print.
@@ -34,6 +38,8 @@ impl Default for Environment {
         Environment {
             connect_timeout: Duration::from_secs(2),
             link_timeout: Duration::from_secs(2),
+            rdma_device: None,
+            spin: None,
             spawn: |name, body| std::thread::Builder::new().name(name.into()).spawn(body).map(drop),
             print: |bytes| {
                 use std::io::Write;

@@ -11,7 +11,7 @@ use cuda_types::HostSpan;
 
 static PENDING: Mutex<Pending> =
     Mutex::new(Pending { landings: BTreeMap::new(), host_functions: 0, next: 0 });
-static REGISTERED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+static REGISTERED: Mutex<BTreeMap<usize, HostSpan>> = Mutex::new(BTreeMap::new());
 
 struct Pending {
     /// Number of the landing -> first address, end.
@@ -24,7 +24,7 @@ fn pending() -> MutexGuard<'static, Pending> {
     PENDING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn registered() -> MutexGuard<'static, BTreeMap<usize, usize>> {
+fn registered() -> MutexGuard<'static, BTreeMap<usize, HostSpan>> {
     REGISTERED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -71,33 +71,41 @@ pub(crate) fn host_function_pending() -> bool {
 
 /// Host memory that the program has page-locked (`cudaMallocHost`, `cudaHostRegister`) starts or ends to be so.
 ///
-/// Registering is `false` if a part of the range is registered already, unregistering if nothing starts there.
-pub fn register(address: usize, bytes: usize) -> bool {
+/// It stays mapped until it is unregistered. Registering is `false` if a part of the range is registered already, unregistering if nothing starts there.
+pub fn register(span: HostSpan) -> bool {
     let mut ranges = registered();
-    let end = address.saturating_add(bytes);
-    if ranges.range(..end).next_back().is_some_and(|(start, length)| start + length > address) {
+    let end = span.address().saturating_add(span.len());
+    if ranges.range(..end).next_back().is_some_and(|(start, other)| start + other.len() > span.address()) {
         return false;
     }
-    ranges.insert(address, bytes);
+    ranges.insert(span.address(), span);
     true
 }
 
 /// See [`register`]; answers the length of the range.
 pub fn unregister(address: usize) -> Option<usize> {
-    registered().remove(&address)
+    // The network's registrations first: the memory may be unmapped as soon as this returns.
+    crate::progress::Progress::each_session(|session| session.forget_registered(address));
+    registered().remove(&address).map(HostSpan::len)
 }
 
 /// The registered range that holds `address`: its start and length.
 pub fn registered_range(address: usize) -> Option<(usize, usize)> {
     let ranges = registered();
-    let (start, bytes) = ranges.range(..=address).next_back()?;
-    (address < start + bytes).then_some((*start, *bytes))
+    let (start, span) = ranges.range(..=address).next_back()?;
+    (address < start + span.len()).then_some((*start, span.len()))
+}
+
+/// The registered range that holds all of `span`.
+pub(crate) fn registered_span(span: HostSpan) -> Option<HostSpan> {
+    let ranges = registered();
+    let (start, whole) = ranges.range(..=span.address()).next_back()?;
+    (span.address() + span.len() <= start + whole.len()).then_some(*whole)
 }
 
 /// Whether all of `span` is registered.
 pub(crate) fn is_registered(span: HostSpan) -> bool {
-    registered_range(span.address())
-        .is_some_and(|(start, bytes)| span.address() + span.len() <= start + bytes)
+    registered_span(span).is_some()
 }
 
 #[cfg(test)]
@@ -106,14 +114,18 @@ mod tests {
 
     #[test]
     fn overlapping_registrations_are_refused() {
-        assert!(register(0x10_0000, 0x1000));
-        assert!(!register(0x10_0fff, 1));
-        assert!(!register(0xf_ffff, 2));
-        assert!(register(0x10_1000, 1));
-        assert_eq!(registered_range(0x10_0800), Some((0x10_0000, 0x1000)));
-        assert_eq!(unregister(0x10_0000), Some(0x1000));
-        assert_eq!(unregister(0x10_0000), None);
-        assert_eq!(unregister(0x10_1000), Some(1));
+        let all = HostSpan::leak(vec![0; 0x1100]);
+        let (at, part) = (all.address(), |from, bytes| all.slice(from, bytes).expect("inside"));
+        assert!(register(part(0x10, 0x1000)));
+        assert!(!register(part(0x100f, 1)));
+        assert!(!register(part(0xf, 2)));
+        assert!(register(part(0x1010, 1)));
+        assert_eq!(registered_range(at + 0x810), Some((at + 0x10, 0x1000)));
+        assert_eq!(registered_span(part(0x800, 0x10)), Some(part(0x10, 0x1000)));
+        assert_eq!(registered_span(part(0x1000, 0x11)), None);
+        assert_eq!(unregister(at + 0x10), Some(0x1000));
+        assert_eq!(unregister(at + 0x10), None);
+        assert_eq!(unregister(at + 0x1010), Some(1));
     }
 
     #[test]

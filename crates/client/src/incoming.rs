@@ -2,8 +2,11 @@
 
 use cuda_types::{CuError, HostSpan};
 use proto::codec::Malformed;
-use proto::control::{Credit, Failed, Issued, Landing, Notice, Printed, Pull, Reply, RunHostFunction};
-use proto::frame::{CallId, Header};
+use proto::control::{
+    Credit, Emptied, Failed, Issued, Landed, LandedAt, Landing, Notice, Printed, Pull, PullDone, Reply,
+    RunHostFunction,
+};
+use proto::frame::CallId;
 use proto::frames::{FrameError, FrameReader};
 use transport::LinkError;
 
@@ -34,7 +37,7 @@ impl Session {
             }
             Landing::OPCODE => {
                 let landing = Landing::read(&arguments)?;
-                let mut into = self.landing_span(&landing, header)?;
+                let mut into = self.landing_span(&landing, u64::from(header.bulk))?;
                 frames.bulk(into.write(), &mut read)?;
                 self.landed(&landing, into.len() as u64);
                 Ok(())
@@ -68,6 +71,17 @@ impl Session {
                 }
                 Ok(())
             }
+            LandedAt::OPCODE => self.empty_landing(LandedAt::read(&arguments)?),
+            Landed::OPCODE => {
+                let Landed { copy, bytes, last } = Landed::read(&arguments)?;
+                self.landed(&Landing { copy, offset: 0, last }, bytes);
+                Ok(())
+            }
+            PullDone::OPCODE => {
+                let done = PullDone::read(&arguments)?;
+                self.state().pulls.remove(&done.copy);
+                Ok(())
+            }
             Notice::OPCODE => {
                 let notice = Notice::read(&arguments)?;
                 let action = self.state().notices.remove(&notice.notice);
@@ -86,13 +100,28 @@ impl Session {
     }
 
     /// Where landing bytes belong. A message for a copy that is no longer awaited is an error: its memory may be gone.
-    fn landing_span(&self, landing: &Landing, header: Header) -> Result<HostSpan, Malformed> {
+    fn landing_span(&self, landing: &Landing, bytes: u64) -> Result<HostSpan, Malformed> {
         let state = self.state();
         let found = state.landings.get(&landing.copy).and_then(|entry| {
             let offset = usize::try_from(landing.offset).ok()?;
-            entry.span.slice(offset, header.bulk as usize)
+            entry.span.slice(offset, usize::try_from(bytes).ok()?)
         });
-        found.ok_or_else(|| Malformed::new("landing", format_args!("{landing:?} with {} bytes", header.bulk)))
+        found.ok_or_else(|| Malformed::new("landing", format_args!("{landing:?} with {bytes} bytes")))
+    }
+
+    /// Copies bytes out of the landing memory and says that their place is empty.
+    fn empty_landing(&self, landed: LandedAt) -> Received {
+        let LandedAt { copy, offset, bytes, at, last } = landed;
+        let landing = Landing { copy, offset, last };
+        let malformed = || Malformed::new("landing", format_args!("{landed:?}"));
+        let (_, bulk) = self.direct().ok_or_else(malformed)?;
+        let from = bulk.landed(&landed).ok_or_else(malformed)?;
+        let mut into = self.landing_span(&landing, bytes)?;
+        into.write().copy_from_slice(from.read());
+        self.landed(&landing, bytes);
+        Emptied { at }.append(&mut self.state().controls, 0);
+        self.progress.wake();
+        Ok(())
     }
 
     fn landed(&self, landing: &Landing, bytes: u64) {

@@ -10,6 +10,7 @@
 //! * [`incoming`]: what the worker sends
 //! * [`progress`]: the one thread that reads and sends while no program thread does
 //! * [`memory`], [`copy`], [`event`], [`launch`], [`host_function`]: chapters with a part on this side
+//! * [`verbs`]: the change from TCP to verbs; [`bulk`]: bulk bytes over a link with direct access
 //! * [`hazards`]: host memory that something pending can still write
 //! * [`environment`]: what the embedding program provides
 //! * [`server_list`]: the grammar of `VGPU_SERVER`
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 #![allow(non_snake_case, reason = "CUDA's calls keep CUDA's names")]
 
+mod bulk;
 pub mod connect;
 pub mod copy;
 pub mod environment;
@@ -32,6 +34,7 @@ pub mod server_list;
 pub mod session;
 mod staging;
 mod state;
+mod verbs;
 
 pub use connect::ConnectError;
 pub use environment::Environment;

@@ -25,13 +25,23 @@ pub(crate) struct Progress {
     host_functions: Sender<Box<dyn FnOnce() + Send>>,
 }
 
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// How soon a link that was awaited is looked at again.
 const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
+/// The process's own, once it is started.
+static SHARED: OnceLock<Arc<Progress>> = OnceLock::new();
+
 impl Progress {
+    /// Visits the sessions of this process.
+    pub(crate) fn each_session(visit: impl Fn(&Session)) {
+        let Some(progress) = SHARED.get() else { return };
+        let sessions: Vec<Arc<Session>> = progress.sessions().iter().filter_map(Weak::upgrade).collect();
+        sessions.iter().for_each(|session| visit(session));
+    }
+
     /// The process's progress thread, started now if it is not running.
     pub(crate) fn shared(environment: &Environment) -> std::io::Result<Arc<Progress>> {
-        static SHARED: OnceLock<Arc<Progress>> = OnceLock::new();
         static STARTING: Mutex<()> = Mutex::new(());
         let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(progress) = SHARED.get() {
@@ -96,10 +106,18 @@ impl Progress {
         descriptors.extend(
             idle.iter().map(|session| PollFd::from_borrowed_fd(session.link.descriptor(), PollFlags::IN)),
         );
+        // A link that fails here says so when it is read.
+        let ready: Vec<bool> =
+            idle.iter().map(|session| session.link.prepare_sleep().unwrap_or(true)).collect();
+        let timeout = if ready.contains(&true) { Some(&AT_ONCE) } else { look_again.then_some(&LOOK_AGAIN) };
         // Interrupted or failed: look at everything, none is readable.
-        let _ = poll(&mut descriptors, look_again.then_some(&LOOK_AGAIN));
+        let _ = poll(&mut descriptors, timeout);
         let signalled = !descriptors[0].revents().is_empty();
-        let readable = descriptors[1..].iter().map(|entry| !entry.revents().is_empty()).collect();
+        let readable = descriptors[1..]
+            .iter()
+            .zip(ready)
+            .map(|(entry, ready)| ready || !entry.revents().is_empty())
+            .collect();
         drop(descriptors);
         if signalled {
             let _ = rustix::io::read(&self.signal, &mut [0; 8]);

@@ -11,7 +11,9 @@ use window::Window;
 
 use crate::connect::{ConnectError, Greeted};
 use crate::environment::{Environment, Severity, is_forked};
+use crate::server_list::Transport;
 use crate::session::Session;
+use crate::verbs;
 
 /// The first address of the first device's window.
 pub const WINDOW_BASE: u64 = 0x2000_0000_0000;
@@ -29,6 +31,7 @@ pub type Reserve = fn(u64, u64) -> bool;
 /// See the module's text.
 pub struct Remote {
     address: Address,
+    transport: Transport,
     ordinal: u64,
     environment: Arc<Environment>,
     facts: Arc<DeviceFacts>,
@@ -50,18 +53,20 @@ impl Remote {
     /// Greets the server at `address`. Nothing is started there; facts are known afterwards.
     pub fn connect(
         address: Address,
+        transport: Transport,
         ordinal: u32,
         environment: Arc<Environment>,
         reserve: Reserve,
     ) -> Result<Remote, ConnectError> {
         let greeted = greet(&address, &environment)?;
-        Ok(Remote::greeted(greeted, address, ordinal, environment, reserve))
+        Ok(Remote::greeted(greeted, address, transport, ordinal, environment, reserve))
     }
 
     /// A device behind a link that is greeted already; after a reset it is reached at `address`.
     pub fn greeted(
         greeted: Greeted,
         address: Address,
+        transport: Transport,
         ordinal: u32,
         environment: Arc<Environment>,
         reserve: Reserve,
@@ -69,6 +74,7 @@ impl Remote {
         let facts = Arc::new(greeted.welcome.facts.clone());
         Remote {
             address,
+            transport,
             ordinal: u64::from(ordinal),
             environment,
             facts,
@@ -133,17 +139,21 @@ impl Remote {
     fn begin(&self, mut greeted: Greeted) -> Result<Arc<Session>, ConnectError> {
         // Starting a worker and opening a device takes longer than a greeting.
         let patience = self.environment.connect_timeout.max(Duration::from_secs(60));
+        let wanted = verbs::wanted(self.transport, &*greeted.link, &self.environment).map_err(|error| {
+            ConnectError::Verbs { peer: self.address.to_string(), reason: error.to_string() }
+        })?;
         for proposal in 0..PROPOSALS {
             let base = WINDOW_BASE + proposal * PROPOSAL_STRIDE + self.ordinal * WINDOW_BYTES;
             if !(self.reserve)(base, WINDOW_BYTES) {
                 continue;
             }
-            let begin = Begin { window_base: base, window_bytes: WINDOW_BYTES };
+            let begin = Begin { window_base: base, window_bytes: WINDOW_BYTES, verbs: wanted };
             if let Some(began) = greeted.begin(&begin, patience)? {
                 let window = Window::new(base, WINDOW_BYTES);
                 let peer = self.address.to_string();
+                let ready = verbs::change(greeted, &began, self.transport, &self.environment)?;
                 return Session::new(
-                    greeted,
+                    ready,
                     Arc::clone(&self.facts),
                     &began,
                     window,

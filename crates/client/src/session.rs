@@ -24,17 +24,21 @@ use proto::frame::{CallId, append};
 use proto::frames::{FrameError, FrameReader};
 use proto::handshake::Began;
 use proto::{Caller, DeviceFacts};
+use transport::direct::DirectAccess;
 use transport::{Link, LinkError};
 use window::Window;
 
-use crate::connect::Greeted;
+use crate::bulk::Bulk;
 use crate::environment::{self, Environment, Severity};
 use crate::progress::Progress;
 use crate::state::State;
+use crate::verbs::{self, Ready};
 
 /// See the module's text.
 pub struct Session {
     pub(crate) link: Box<dyn Link>,
+    /// Where the link has direct access to the worker's memory.
+    pub(crate) bulk: Option<Bulk>,
     pub(crate) environment: Arc<Environment>,
     pub(crate) facts: Arc<DeviceFacts>,
     outgoing: Mutex<Outgoing>,
@@ -94,17 +98,19 @@ const MARK_BYTES: u64 = 4 * 1024;
 
 impl Session {
     pub(crate) fn new(
-        greeted: Greeted,
+        ready: Ready,
         facts: Arc<DeviceFacts>,
         began: &Began,
         window: Window,
         environment: Arc<Environment>,
     ) -> std::io::Result<Arc<Session>> {
         use std::os::fd::AsRawFd;
+        let Ready { greeted, bulk } = ready;
         let progress = Progress::shared(&environment)?;
         environment::remember_descriptor(greeted.link.descriptor().as_raw_fd());
         let session = Arc::new(Session {
             link: greeted.link,
+            bulk,
             environment,
             facts,
             outgoing: Mutex::new(Outgoing {
@@ -259,6 +265,25 @@ impl Session {
         self.flush_with(&mut self.outgoing(), parts)?;
         // Bulk bytes are addressed by their place in the staging, so calls of other threads may stand between.
         self.post_call(row, write).map(drop)
+    }
+
+    /// Leaves a control frame in front of the calls that follow.
+    pub(crate) fn post_control(&self, write: impl FnOnce(&mut Vec<u8>)) -> CuResult<()> {
+        self.check()?;
+        write(&mut self.outgoing().buffer);
+        Ok(())
+    }
+
+    /// Direct access to the worker's memory, and what bulk bytes go through with it.
+    pub(crate) fn direct(&self) -> Option<(&dyn DirectAccess, &Bulk)> {
+        Some((self.link.direct()?, self.bulk.as_ref()?))
+    }
+
+    /// The program has ended the registration of memory that starts at `address`.
+    pub(crate) fn forget_registered(&self, address: usize) {
+        if let Some((direct, bulk)) = self.direct() {
+            bulk.forget(direct, address);
+        }
     }
 
     /// Leaves what is in the buffer to be written soon.
@@ -443,6 +468,9 @@ impl Session {
                 break;
             }
             self.read_available();
+        }
+        if let Some(summary) = verbs::summary(&*self.link) {
+            (self.environment.log)(Severity::Info, &summary);
         }
         self.link.shutdown();
     }

@@ -114,6 +114,7 @@ api! {
     cuMemMap(u64, usize, usize, u64, u64);
     cuMemUnmap(u64, usize);
     cuMemSetAccess(u64, usize, *const AccessDesc, usize);
+    cuMemGetHandleForAddressRange(*mut c_void, u64, usize, c_int, u64);
     cuMemHostAlloc(*mut *mut c_void, usize, c_uint);
     cuMemFreeHost(*mut c_void);
     cuMemHostGetDevicePointer_v2(*mut u64, *mut c_void, c_uint);

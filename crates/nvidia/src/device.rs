@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cuda_types::attribute::DeviceAttribute;
 use cuda_types::{CUdeviceptr, CUstream, CuError, CuResult, HostSpan};
-use proto::device::Callback;
+use proto::device::{Callback, NetworkMemory};
 use proto::{ContextCalls, Device, DeviceFacts};
 
 use crate::api::{Api, call};
@@ -138,6 +138,10 @@ impl ContextCalls for NvidiaGpu {
 }
 
 impl Device for NvidiaGpu {
+    fn network_memory(&self, address: u64, bytes: u64) -> CuResult<NetworkMemory> {
+        self.exported(address, bytes)
+    }
+
     fn facts(&self) -> CuResult<DeviceFacts> {
         let api = self.enter()?;
         let mut uuid = [0; 16];

@@ -4,10 +4,12 @@
 //! keeps the memory until it is unmapped, so there is nothing to remember here.
 
 use std::ffi::{c_int, c_uint, c_void};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr::null_mut;
 
 use cuda_types::{CUdeviceptr, CUstream, CuError, CuResult, HostSpan};
 use proto::MemoryCalls;
+use proto::device::NetworkMemory;
 use proto::param::Copy2D;
 
 use crate::api::{AccessDesc, AllocationProp, Memcpy2D, call};
@@ -69,6 +71,32 @@ impl NvidiaGpu {
             // SAFETY: the range was mapped above and nothing uses it yet.
             let _ = unsafe { call!(api, cuMemUnmap(address, bytes)) };
         })
+    }
+}
+
+impl NvidiaGpu {
+    /// A mapped chunk as a dma-buf, or by its address where nvidia-peermem resolves that.
+    pub(crate) fn exported(&self, address: u64, bytes: u64) -> CuResult<NetworkMemory> {
+        let api = self.enter()?;
+        let length = size(bytes)?;
+        if self.attribute(DMA_BUF_SUPPORTED).is_some_and(|value| value != 0) {
+            let mut descriptor = -1_i32;
+            let handle = (&raw mut descriptor).cast();
+            // SAFETY: `handle` is writable, and a descriptor is what this kind of handle is; a bad range is an error.
+            let exported =
+                unsafe { call!(api, cuMemGetHandleForAddressRange(handle, address, length, DMA_BUF_FD, 0)) };
+            if exported.is_ok() && descriptor >= 0 {
+                // SAFETY: made for us just now, so it is ours to close.
+                let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+                return Ok(NetworkMemory::DmaBuf { descriptor, offset: 0 });
+            }
+        }
+        if !std::path::Path::new("/sys/module/nvidia_peermem").exists() {
+            return Err(CuError::NOT_SUPPORTED);
+        }
+        let pointer = std::ptr::without_provenance(size(address)?);
+        // SAFETY: named for the kernel alone, which resolves it while the chunk is mapped; nobody reads through it.
+        Ok(NetworkMemory::Mapped(unsafe { HostSpan::new(pointer, length) }))
     }
 }
 
@@ -215,3 +243,7 @@ const READ_WRITE: c_int = 3;
 
 /// `CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED`.
 const GPU_DIRECT_RDMA_WITH_VMM: i32 = 110;
+/// `CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED`.
+const DMA_BUF_SUPPORTED: i32 = 124;
+/// `CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD`.
+const DMA_BUF_FD: c_int = 1;

@@ -11,17 +11,20 @@
 pub mod driver;
 pub mod kernels;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use client::connect::Greeted;
+use client::server_list::Transport;
 use client::{Environment, Remote};
 use proto::Device;
 use proto::frame::Header;
 use proto::frames::FrameReader;
 use proto::handshake::{Begin, Hello, Welcome};
+use transport::verbs::VerbsOptions;
 use transport::{Address, Link, SocketLink, memory};
 use vgpu_server::worker::{self, CallCounts, SessionEnd, WorkerOptions};
 
@@ -33,6 +36,17 @@ pub enum Wire {
     Memory,
     Tcp,
     Unix,
+    /// RDMA between two addresses of this machine, where it has devices for them; see [`verbs_address`].
+    Verbs,
+}
+
+/// The address that tests over verbs use, given by `VGPU_TEST_VERBS`; without it they say that they are skipped.
+pub fn verbs_address() -> Option<IpAddr> {
+    let text = std::env::var("VGPU_TEST_VERBS").ok();
+    if text.is_none() {
+        println!("skipped: VGPU_TEST_VERBS names no address of an RDMA device");
+    }
+    text.map(|text| text.parse().expect("VGPU_TEST_VERBS is an IP address"))
 }
 
 /// A device of a client, and the end of its session when it comes.
@@ -44,7 +58,13 @@ pub struct Harness {
 
 impl Harness {
     /// Connects a client to `device` as device `ordinal` of its list.
-    pub fn new(wire: Wire, device: Arc<dyn Device>, ordinal: u32, options: WorkerOptions) -> Harness {
+    pub fn new(wire: Wire, device: Arc<dyn Device>, ordinal: u32, mut options: WorkerOptions) -> Harness {
+        let transport = if wire == Wire::Verbs {
+            options.verbs.get_or_insert_with(verbs_options);
+            Transport::Verbs
+        } else {
+            Transport::Tcp
+        };
         let (near, far) = links(wire);
         let (sender, ended) = channel();
         let end = Arc::clone(&far);
@@ -56,8 +76,14 @@ impl Harness {
         let greeted = Greeted::new(near, TIMEOUT).expect("the harness answers");
         // A reset would need a listener; the harness has none.
         let address = Address::Tcp { host: "localhost".into(), port: 9 };
-        let remote =
-            Remote::greeted(greeted, address, ordinal, Arc::new(Environment::default()), |_, _| true);
+        let remote = Remote::greeted(
+            greeted,
+            address,
+            transport,
+            ordinal,
+            Arc::new(Environment::default()),
+            |_, _| true,
+        );
         Harness { remote, ended, far }
     }
 
@@ -73,7 +99,11 @@ impl Harness {
     }
 }
 
-/// A connected pair of links.
+fn verbs_options() -> VerbsOptions {
+    VerbsOptions { device: None, spin: None, connect_timeout: TIMEOUT, link_timeout: TIMEOUT }
+}
+
+/// A connected pair of links. Verbs begin with TCP, as they always do.
 pub fn links(wire: Wire) -> (Box<dyn Link>, Arc<dyn Link>) {
     let server = |descriptor: OwnedFd| -> Arc<dyn Link> {
         Arc::new(
@@ -85,10 +115,14 @@ pub fn links(wire: Wire) -> (Box<dyn Link>, Arc<dyn Link>) {
             let (near, far) = memory::pair().expect("descriptors");
             (Box::new(near), Arc::new(far))
         }
-        Wire::Tcp => {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        Wire::Tcp | Wire::Verbs => {
+            let host = match wire {
+                Wire::Verbs => verbs_address().expect("tests over verbs ask for it first"),
+                _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            };
+            let listener = std::net::TcpListener::bind((host, 0)).expect("a port");
             let port = listener.local_addr().expect("bound").port();
-            let address = Address::Tcp { host: "127.0.0.1".into(), port };
+            let address = Address::Tcp { host: host.to_string(), port };
             let near = SocketLink::connect(&address, TIMEOUT, TIMEOUT).expect("the listener is there");
             let (far, _) = listener.accept().expect("a client");
             (Box::new(near), server(far.into()))

@@ -19,6 +19,7 @@ fn little_staging() -> WorkerOptions {
         download_bytes: 1024 * 1024,
         download_slots: 4,
         control_bytes: 256 * 1024,
+        ..WorkerOptions::default()
     }
 }
 
@@ -35,7 +36,7 @@ fn host(bytes: usize, fill: impl FnMut(usize) -> u8) -> HostSpan {
 
 fn registered(bytes: usize, fill: impl FnMut(usize) -> u8) -> HostSpan {
     let span = host(bytes, fill);
-    assert!(hazards::register(span.address(), span.len()));
+    assert!(hazards::register(span));
     span
 }
 

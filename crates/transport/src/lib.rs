@@ -4,12 +4,19 @@
 //! * [`link`]: the [`Link`] trait and its errors
 //! * [`socket`]: TCP and Unix sockets
 //! * [`memory`]: both ends in one process
+//! * [`verbs`]: InfiniBand verbs, through a plug-in
+//! * [`direct`]: what a link with access to the peer's memory can do beside sending
+//!
+//! Unsafe code stands only in files of [`verbs`] and in `socket_info.rs` that say so (docs/adr/0008).
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+pub mod direct;
 pub mod link;
 pub mod memory;
 pub mod socket;
+mod socket_info;
+pub mod verbs;
 
 pub use link::{Link, LinkError};
 pub use socket::{Address, SocketLink};

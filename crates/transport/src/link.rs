@@ -6,13 +6,20 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
+
+use crate::direct::DirectAccess;
 
 /// One end of a connection.
 pub trait Link: Send + Sync {
     /// Sends all parts, one behind the other; returns when the link has taken them, so they may be reused.
     fn send(&self, parts: &[&[u8]]) -> Result<(), LinkError>;
+
+    /// Sends as many bytes of the parts as can be sent without waiting, and answers how many: the first of them, laid
+    /// end to end.
+    fn try_send(&self, parts: &[&[u8]]) -> Result<usize, LinkError>;
 
     /// Waits for bytes and receives at least one. An orderly end is [`LinkError::Closed`].
     fn receive(&self, into: &mut [u8]) -> Result<usize, LinkError>;
@@ -20,14 +27,35 @@ pub trait Link: Send + Sync {
     /// Waits until `receive` would not block, at most `timeout`; whether it would not.
     fn wait_readable(&self, timeout: Duration) -> Result<bool, LinkError>;
 
-    /// A descriptor that polls readable when `receive` would not block.
+    /// A descriptor that polls readable when `receive` would not block, for what comes after
+    /// [`prepare_sleep`](Link::prepare_sleep).
     fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// To be called before sleeping on the descriptor; whether something is there already, which it may not show.
+    fn prepare_sleep(&self) -> Result<bool, LinkError> {
+        Ok(false)
+    }
 
     /// Ends both directions; calls that wait in the link return. May be called more than once.
     fn shutdown(&self);
 
     /// The other end, for messages to people.
     fn peer(&self) -> &str;
+
+    /// The other end's address, where the link goes over IP.
+    fn peer_address(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// Bytes that have gone over the link's TCP socket, both ways, as the kernel counts them.
+    fn socket_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// Direct access to the peer's memory, where the link has it.
+    fn direct(&self) -> Option<&dyn DirectAccess> {
+        None
+    }
 }
 
 /// Why a link could not be made or does not carry on. The message says what was being done and what to do next.

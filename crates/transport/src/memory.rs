@@ -100,6 +100,21 @@ impl Link for MemoryLink {
         Ok(())
     }
 
+    fn try_send(&self, parts: &[&[u8]]) -> Result<usize, LinkError> {
+        let mut state = self.outgoing.lock();
+        if state.closed {
+            return Err(self.closed());
+        }
+        let room = CAPACITY.saturating_sub(state.bytes.len());
+        let before = state.bytes.len();
+        state.bytes.extend(parts.iter().flat_map(|part| part.iter()).take(room));
+        let sent = state.bytes.len() - before;
+        if sent > 0 {
+            self.outgoing.announce(&state);
+        }
+        Ok(sent)
+    }
+
     fn receive(&self, into: &mut [u8]) -> Result<usize, LinkError> {
         let mut state = self.incoming.lock();
         while state.bytes.is_empty() {

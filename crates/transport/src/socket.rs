@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::link::{Link, LinkError};
+use crate::socket_info::tcp_bytes;
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +120,8 @@ impl SocketLink {
 
 /// `MSG_NOSIGNAL` of send(2).
 const NO_SIGNAL: i32 = 0x4000;
+/// `MSG_DONTWAIT`.
+const NO_WAIT: i32 = 0x40;
 
 fn connect_tcp(address: SocketAddr, timeout: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
@@ -140,6 +143,21 @@ impl Link for SocketLink {
             }
         }
         Ok(())
+    }
+
+    fn try_send(&self, parts: &[&[u8]]) -> Result<usize, LinkError> {
+        let slices: Vec<IoSlice<'_>> =
+            parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
+        if slices.is_empty() {
+            return Ok(0);
+        }
+        match SockRef::from(&self.socket).send_vectored_with_flags(&slices, NO_SIGNAL | NO_WAIT) {
+            Ok(sent) => Ok(sent),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+                _ => Err(self.lost(error)),
+            },
+        }
     }
 
     fn receive(&self, into: &mut [u8]) -> Result<usize, LinkError> {
@@ -169,17 +187,28 @@ impl Link for SocketLink {
     fn peer(&self) -> &str {
         &self.peer
     }
+
+    fn peer_address(&self) -> Option<SocketAddr> {
+        self.socket.peer_addr().ok()?.as_socket()
+    }
+
+    fn socket_bytes(&self) -> Option<u64> {
+        tcp_bytes(self.socket.as_fd())
+    }
 }
 
 /// Waits until a descriptor polls readable, at most `timeout`.
 pub(crate) fn readable(descriptor: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
-    let timeout = Timespec {
-        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(timeout.subsec_nanos()),
-    };
-    match poll(&mut [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)], Some(&timeout)) {
+    match poll(&mut [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)], Some(&timespec(timeout))) {
         Ok(ready) => Ok(ready > 0),
         Err(rustix::io::Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+pub(crate) fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
     }
 }

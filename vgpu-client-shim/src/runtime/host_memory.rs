@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 
-use cuda_types::{CuError, CuResult};
+use cuda_types::{CuError, CuResult, HostSpan};
 
 use crate::edge::{Out, Required, entries};
 use crate::state::{Device, devices};
@@ -124,7 +124,9 @@ entries! {
         if flags & !REGISTRATION_FLAGS != 0 {
             return Err(if flags & 4 != 0 { CuError::NOT_SUPPORTED } else { CuError::INVALID_VALUE });
         }
-        if !hazards::register(pointer.addr(), bytes) {
+        // SAFETY: the program promises that the memory stays until it ends the registration (`cudaHostRegister`).
+        let span = unsafe { HostSpan::new(pointer.cast(), bytes) };
+        if !hazards::register(span) {
             return Err(CuError::HOST_MEMORY_ALREADY_REGISTERED);
         }
         blocks(|blocks| blocks.insert(pointer.addr(), Block { bytes, flags, kind: Kind::Registered }));
@@ -190,7 +192,8 @@ fn allocate(bytes: usize, flags: u32) -> CuResult<*mut c_void> {
         return Err(CuError::OUT_OF_MEMORY);
     }
     // A new mapping overlaps nothing that is registered.
-    hazards::register(pointer.addr(), bytes);
+    // SAFETY: mapped just now, and unregistered before it is unmapped.
+    hazards::register(unsafe { HostSpan::new(pointer.cast(), bytes) });
     blocks(|blocks| blocks.insert(pointer.addr(), Block { bytes, flags, kind: Kind::Allocated }));
     Ok(pointer)
 }

@@ -13,6 +13,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use proto::DeviceFacts;
 use proto::frame::Header;
 use proto::handshake::{Begin, GREETING_LIMIT, Hello, Refusal, Welcome};
@@ -41,6 +42,17 @@ pub(crate) fn device_arguments(options: &Options) -> Vec<OsString> {
     push("--driver", options.driver.to_string());
     push("--log", options.log.clone());
     push("--staging-kib", options.staging_kib.to_string());
+    let word = |value: Option<clap::builder::PossibleValue>| {
+        value.map_or(String::new(), |value| value.get_name().to_owned())
+    };
+    push("--verbs", word(options.verbs.to_possible_value()));
+    push("--gpudirect", word(options.gpudirect.to_possible_value()));
+    if let Some(device) = &options.rdma_device {
+        push("--rdma-device", device.clone());
+    }
+    if let Some(spin) = options.spin_us {
+        push("--spin-us", spin.to_string());
+    }
     arguments
 }
 
@@ -250,6 +262,7 @@ fn start_worker(socket: OwnedFd, begin: &Begin, client: &str, options: &Options)
         .args(device_arguments(options))
         .args(["--window-base", &begin.window_base.to_string()])
         .args(["--window-bytes", &begin.window_bytes.to_string()])
+        .args(begin.verbs.then_some("--verbs-wanted"))
         .args(["--client", client])
         .stdin(Stdio::from(socket))
         // Ctrl-C is for the daemon, which drains.

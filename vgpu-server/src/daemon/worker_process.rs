@@ -27,7 +27,11 @@ pub fn run(options: &Options) -> Result<(), String> {
         format!("opening device {} of driver {}: {error}", options.device, options.driver)
     })?;
     tracing::info!(client = options.client, "worker {} started", std::process::id());
-    let begin = Begin { window_base: options.window_base, window_bytes: options.window_bytes };
+    let begin = Begin {
+        window_base: options.window_base,
+        window_bytes: options.window_bytes,
+        verbs: options.verbs_wanted,
+    };
     let (end, counts) = worker::serve(link, device, begin, &options.worker_options());
     let quiet = matches!(end, SessionEnd::Farewell | SessionEnd::Link(transport::LinkError::Closed { .. }));
     if quiet {

@@ -5,11 +5,14 @@
 //!   waits for anything but the link
 //! * the *issuers* take turns at the queue of calls; one at a time issues, and hands on before it waits
 //! * the *writer* sends what device callbacks leave behind; the *lander* moves large downloads
+//! * over verbs, one more that follows what the network has moved
 
 mod calls;
+pub mod gpudirect;
 mod outbox;
 mod staging;
 mod transfers;
+mod verbs;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,16 +20,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cuda_types::CuError;
 use proto::calls::{self as table, Class};
-use proto::control::{Failed, Farewell, GateOpen, Issued, Printed, Pulled, Reply, Upload};
+use proto::control::{
+    Emptied, Failed, Farewell, GateOpen, HostMemory, Issued, Printed, Pulled, Reply, Upload,
+};
 use proto::frame::Header;
 use proto::frames::{FrameError, FrameReader};
 use proto::handshake::{Began, Begin, GREETING_LIMIT, Refusal};
 use proto::{Device, Malformed, Names};
+use transport::verbs::VerbsOptions;
 use transport::{Link, LinkError};
 
 use calls::{Call, CallQueue, Turn};
+use gpudirect::GpuDirect;
 use outbox::{Message, Outbox};
-use transfers::Transfers;
+use transfers::{Lender, Transfers};
+use verbs::DirectLink;
 
 /// Sizes that bound what one client can make its worker hold.
 #[derive(Clone, Debug)]
@@ -38,6 +46,10 @@ pub struct WorkerOptions {
     pub download_slots: usize,
     /// Bytes of call frames that may be under way without being issued.
     pub control_bytes: u64,
+    /// Whether and how verbs are offered.
+    pub verbs: Option<VerbsOptions>,
+    /// Whether the network shall reach device memory itself.
+    pub gpudirect: gpudirect::Policy,
 }
 
 impl Default for WorkerOptions {
@@ -47,6 +59,8 @@ impl Default for WorkerOptions {
             download_bytes: 8 * 1024 * 1024,
             download_slots: 8,
             control_bytes: 1024 * 1024,
+            verbs: None,
+            gpudirect: gpudirect::Policy::Auto,
         }
     }
 }
@@ -110,23 +124,17 @@ pub fn serve(
     options: &WorkerOptions,
 ) -> (SessionEnd, CallCounts) {
     let mut frames = FrameReader::default();
-    let outbox = Arc::new(Outbox::new(Arc::clone(&link)));
-    let begun = begin_session(&*link, &*device, begin, &mut frames).and_then(|()| {
-        Transfers::new(Arc::clone(&device), Arc::clone(&outbox), options).map_err(|error| {
-            refuse(&*link, format!("no staging memory: {error}"));
-            SessionEnd::Device(error)
-        })
-    });
-    let (transfers, lander) = match begun {
+    let (link, outbox, transfers, lander) = match begin_session(&link, &device, begin, &mut frames, options) {
         Ok(parts) => parts,
         Err(end) => {
             link.shutdown();
             return (end, CallCounts::default());
         }
     };
-    let began = Began { staging_bytes: options.upload_bytes as u64, control_bytes: options.control_bytes };
-    if let Err(error) = link.send(&[&began.frame()]) {
-        return (SessionEnd::Link(error), CallCounts::default());
+    let transfers = Arc::new(transfers);
+    if transfers.direct().is_some() {
+        let transfers = Arc::clone(&transfers);
+        std::thread::spawn(move || transfers.direct().map(|direct| direct.access().run_completions()));
     }
 
     let worker = Arc::new(Worker {
@@ -177,30 +185,57 @@ fn refuse(link: &dyn Link, reason: String) {
     let _ = link.send(&[&Refusal { reason }.frame()]);
 }
 
-/// Reserves the window where the client wants it, or where it proposes next.
+/// What a session needs once calls may flow.
+type Parts = (Arc<dyn Link>, Arc<Outbox>, Transfers, transfers::Lander);
+
+/// From the client's first proposal to the link over which calls come.
 fn begin_session(
+    link: &Arc<dyn Link>,
+    device: &Arc<dyn Device>,
+    first: Begin,
+    frames: &mut FrameReader,
+    options: &WorkerOptions,
+) -> Result<Parts, SessionEnd> {
+    let begin = reserve_window(&**link, &**device, first, frames)?;
+    let lender = Lender::new(&**device, options).map_err(|error| {
+        refuse(&**link, format!("no staging memory: {error}"));
+        SessionEnd::Device(error)
+    })?;
+    let (offer, host) = verbs::offer(begin.verbs, options.verbs.as_ref());
+    let began = Began {
+        staging_bytes: options.upload_bytes as u64,
+        landing_bytes: options.download_bytes as u64,
+        control_bytes: options.control_bytes,
+        verbs: offer,
+    };
+    link.send(&[&began.frame()]).map_err(SessionEnd::Link)?;
+    let link = verbs::settle(host, Arc::clone(link), frames)?;
+    let gpudirect = |landing| GpuDirect::start(options.gpudirect, device, &link, &begin, landing);
+    let direct = DirectLink::exchange(&link, frames, lender.upload, lender.download, gpudirect)?;
+    let outbox = Arc::new(Outbox::new(Arc::clone(&link)));
+    let (transfers, lander) =
+        Transfers::new(Arc::clone(device), Arc::clone(&outbox), lender, options, direct);
+    Ok((link, outbox, transfers, lander))
+}
+
+/// Reserves the window where the client wants it, or where it proposes next; answers the proposal that was taken.
+fn reserve_window(
     link: &dyn Link,
     device: &dyn Device,
     first: Begin,
     frames: &mut FrameReader,
-) -> Result<(), SessionEnd> {
+) -> Result<Begin, SessionEnd> {
     let mut begin = first;
     for _ in 1..WINDOW_PROPOSALS {
         match device.reserve_window(begin.window_base, begin.window_bytes) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(begin),
             Err(CuError::MAP_FAILED) => refuse(link, "window".into()),
             Err(error) => {
                 refuse(link, format!("the device cannot be opened: {error}"));
                 return Err(SessionEnd::Device(error));
             }
         }
-        let mut read = |into: &mut [u8]| link.receive(into);
-        let header = frames.header(&mut read)?;
-        if header.opcode != Begin::OPCODE || header.length > GREETING_LIMIT || header.bulk != 0 {
-            return Err(SessionEnd::Malformed(Malformed::new("Begin", format_args!("{header:?}"))));
-        }
-        let mut arguments = Vec::new();
-        frames.arguments(header.length, &mut arguments, &mut read)?;
+        let arguments = verbs::greeting(link, frames, Begin::OPCODE)?;
         begin = Begin::read(&arguments).map_err(SessionEnd::Malformed)?;
     }
     Err(SessionEnd::Device(CuError::MAP_FAILED))
@@ -208,7 +243,7 @@ fn begin_session(
 
 struct Worker {
     device: Arc<dyn Device>,
-    transfers: Transfers,
+    transfers: Arc<Transfers>,
     names: Names,
     queue: CallQueue,
     outbox: Arc<Outbox>,
@@ -258,6 +293,8 @@ impl Worker {
         }
         match header.opcode {
             Pulled::OPCODE => self.transfers.pulled(Pulled::read(&arguments)?)?,
+            HostMemory::OPCODE => self.transfers.host_memory(HostMemory::read(&arguments)?)?,
+            Emptied::OPCODE => self.transfers.emptied(Emptied::read(&arguments)?)?,
             GateOpen::OPCODE => self.transfers.open_gate(GateOpen::read(&arguments)?)?,
             Farewell::OPCODE => {
                 Farewell::read(&arguments)?;
@@ -301,15 +338,19 @@ impl Worker {
     fn make(&self, call: &Call) -> Result<(), Malformed> {
         let row = table::row(call.opcode)
             .ok_or_else(|| Malformed::new("opcode", format_args!("{:#06x} is no call", call.opcode)))?;
+        self.follow_memory(call, false);
         let mut value = Vec::new();
         let result = table::dispatch(
             call.opcode,
             &call.arguments,
             &*self.device,
-            &self.transfers,
+            &*self.transfers,
             &self.names,
             &mut value,
         )?;
+        if result.is_ok() {
+            self.follow_memory(call, true);
+        }
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner).0.entry(row.name).or_default() += 1;
         let error = result.err().map_or(0, |error| error.0);
         let mut frame = Vec::new();
@@ -336,6 +377,14 @@ impl Worker {
             self.outbox.send(Message::frame(frame));
         }
         Ok(())
+    }
+
+    /// Keeps the network's registrations of device memory in step with what is there.
+    fn follow_memory(&self, call: &Call, done: bool) {
+        let direct = self.transfers.direct();
+        if let Some(gpudirect) = direct.and_then(|direct| direct.gpudirect.as_ref()) {
+            gpudirect.follow(call.opcode, &call.arguments, done);
+        }
     }
 
     /// Sends what kernels have printed.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use cuda_types::HostSpan;
 use transport::Link;
+use transport::direct::{LocalRange, RemoteAddress};
 
 /// Runs when the bytes of a message have been taken by the link: frees the staging that they lay in.
 pub(crate) type Sent = Box<dyn FnOnce() + Send>;
@@ -17,17 +18,29 @@ pub(crate) struct Message {
     frame: Vec<u8>,
     bulk: Option<HostSpan>,
     sent: Option<Sent>,
+    /// Bytes that the network moves before the frame arrives; `sent` then waits for them.
+    write: Option<(LocalRange, RemoteAddress)>,
 }
 
 impl Message {
     /// A message that is all in `frame`.
     pub(crate) fn frame(frame: Vec<u8>) -> Message {
-        Message { frame, bulk: None, sent: None }
+        Message { frame, bulk: None, sent: None, write: None }
     }
 
     /// A message whose bulk bytes lie in staging until `sent` is called.
     pub(crate) fn with_bulk(frame: Vec<u8>, bulk: HostSpan, sent: Sent) -> Message {
-        Message { frame, bulk: Some(bulk), sent: Some(sent) }
+        Message { frame, bulk: Some(bulk), sent: Some(sent), write: None }
+    }
+
+    /// A message that is to arrive after `from` has been written to `to`; `sent` is called when `from` is free again.
+    pub(crate) fn behind_write(
+        frame: Vec<u8>,
+        from: LocalRange,
+        to: RemoteAddress,
+        sent: Option<Sent>,
+    ) -> Message {
+        Message { frame, bulk: None, sent, write: Some((from, to)) }
     }
 }
 
@@ -112,7 +125,16 @@ impl Outbox {
         state
     }
 
-    fn transmit(&self, batch: VecDeque<Message>) {
+    fn transmit(&self, mut batch: VecDeque<Message>) {
+        for message in &mut batch {
+            let Some((from, to)) = message.write.take() else { continue };
+            let sent = message.sent.take();
+            let done = sent.map(|sent| Box::new(move |_| sent()) as transport::direct::Done);
+            let written = self.link.direct().map(|direct| direct.write(from, to, done));
+            if !matches!(written, Some(Ok(_))) {
+                self.link.shutdown();
+            }
+        }
         let mut parts: Vec<&[u8]> = Vec::with_capacity(batch.len() * 2);
         for message in &batch {
             parts.push(&message.frame);

@@ -6,8 +6,19 @@
 
 use std::ptr;
 
+use cuda_types::HostSpan;
+
 fn pointer(address: u64) -> *mut u8 {
     ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap_or(0))
+}
+
+/// Device memory as host memory, which it is.
+///
+/// # Safety
+/// As for [`HostSpan::new`].
+pub(super) unsafe fn span(address: u64, bytes: usize) -> HostSpan {
+    // SAFETY: the caller's promise.
+    unsafe { HostSpan::new(pointer(address), bytes) }
 }
 
 /// Copies within device memory; the ranges may overlap.

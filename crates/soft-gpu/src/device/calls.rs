@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use cuda_types::{CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream, CuError, CuResult, Dim3, HostSpan};
 use fatbin::Image;
-use proto::device::Callback;
+use proto::device::{Callback, NetworkMemory, NetworkUnit};
 use proto::param::Copy2D;
 use proto::{
     ContextCalls, Device, DeviceFacts, EventCalls, LaunchCalls, MemoryCalls, ModuleCalls, ModuleFacts,
@@ -416,6 +416,17 @@ impl Device for SoftGpu {
 
     fn reserve_window(&self, base: u64, bytes: u64) -> CuResult<()> {
         self.memory.reserve(base, bytes)
+    }
+
+    fn network_unit(&self) -> NetworkUnit {
+        NetworkUnit::Allocation
+    }
+
+    fn network_memory(&self, address: u64, bytes: u64) -> CuResult<NetworkMemory> {
+        self.memory.check(address, bytes)?;
+        let length = usize::try_from(bytes).map_err(|_| CuError::INVALID_VALUE)?;
+        // SAFETY: an allocation, which stays mapped until `cuMemFree`; before that the caller ends its use.
+        Ok(NetworkMemory::Mapped(unsafe { bytes::span(address, length) }))
     }
 
     fn staging(&self, bytes: usize) -> CuResult<HostSpan> {
