@@ -104,9 +104,9 @@ fn check_links(run: &Run) -> Vec<String> {
     wrong
 }
 
-/// N of a line `vgpu: link to PEER: verbs DEVICE, N bytes over TCP`.
+/// N of a line `vgpu: link to PEER: verbs DEVICE, N bytes over TCP`, with more after it or not.
 fn tcp_bytes(line: &str) -> Option<u64> {
-    let (link, bytes) = line.trim_end().strip_suffix(" bytes over TCP")?.rsplit_once(", ")?;
+    let (link, bytes) = line.split_once(" bytes over TCP")?.0.rsplit_once(", ")?;
     if link.contains("verbs ") { bytes.parse().ok() } else { None }
 }
 
@@ -121,6 +121,8 @@ mod tests {
     #[test]
     fn the_line_of_a_session_is_read() {
         assert_eq!(tcp_bytes("vgpu: link to 10.9.0.2:40800: verbs rxe0, 1234 bytes over TCP"), Some(1234));
+        let more = "vgpu: link to 10.9.0.2:40800: verbs rxe0, 99 bytes over TCP; 12 messages of 34 bytes, 5 transfers";
+        assert_eq!(tcp_bytes(more), Some(99));
         assert_eq!(tcp_bytes("vgpu: link to 10.9.0.2:40800: tcp, 1234 bytes over TCP"), None);
         assert_eq!(tcp_bytes("vgpu: device 0: soft"), None);
     }
