@@ -1,4 +1,4 @@
-// What the ten tests share. Each is one program with one story; it prints `<name>: ok` and ends with 0, or says what
+// What the tests share. Each is one program with one story; it prints `<name>: ok` and ends with 0, or says what
 // was wrong and ends with 1.
 
 #ifndef VGPU_TEST_H

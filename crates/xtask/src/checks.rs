@@ -1,6 +1,6 @@
 //! What continuous integration runs: every promise that can be checked on a machine without a GPU.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -8,17 +8,21 @@ use clap::Args;
 use crate::demo;
 use crate::dist;
 use crate::launch::{Launcher, Way};
+use crate::plugin;
 use crate::samples::{self, Runtime, SAMPLES};
 use crate::servers::Servers;
 use crate::toolchain::{Mpi, Toolchain};
+use crate::verbs::{self, Mode};
 use crate::workspace::{Failure, Outcome, Workspace, finish, is_installed, step};
 
 /// Which checks run.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Options {
-    /// Only the checks whose name contains this word: format, lints, tests, dependencies, samples, programs, control
+    /// Only the checks whose name contains this word: format, lints, tests, dependencies, samples, programs, control, verbs
     #[arg(long)]
     only: Option<String>,
+    #[command(flatten)]
+    pub(crate) verbs: verbs::Options,
 }
 
 /// Runs all checks, also after one has failed, and names those that did.
@@ -29,17 +33,18 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Outcome {
     let mut dist = None;
     let mut failed = Vec::new();
     for (name, check) in CHECKS {
-        if !wanted(name) {
+        let is_verbs = matches!(check, Check::Verbs);
+        if !wanted(name) || (options.verbs.mode() == Mode::Only && !is_verbs) {
+            continue;
+        }
+        if options.verbs.mode() == Mode::Skip && is_verbs {
+            println!("==> {name}: left out, as --verbs=skip asks");
             continue;
         }
         let outcome = step(name, || match check {
             Check::Source(check) => check(workspace, &toolchain),
-            Check::Program(check) => {
-                if dist.is_none() {
-                    dist = Some(dist::build(workspace, &toolchain)?);
-                }
-                dist.as_deref().map_or(Ok(()), |dist| check(workspace, dist))
-            }
+            Check::Program(check) => check(workspace, built(&mut dist, workspace, &toolchain)?),
+            Check::Verbs => verbs::check(workspace, built(&mut dist, workspace, &toolchain)?, &options.verbs),
         });
         if let Err(failure) = outcome {
             eprintln!("    {failure}");
@@ -55,6 +60,20 @@ enum Check {
     Source(fn(&Workspace, &Toolchain) -> Outcome),
     /// Needs the distribution.
     Program(fn(&Workspace, &Path) -> Outcome),
+    /// Needs the distribution and a virtual machine.
+    Verbs,
+}
+
+/// The distribution, built when it is first asked for.
+fn built<'a>(
+    dist: &'a mut Option<PathBuf>,
+    workspace: &Workspace,
+    toolchain: &Toolchain,
+) -> Outcome<&'a Path> {
+    match dist {
+        Some(dist) => Ok(dist),
+        None => Ok(dist.insert(dist::build(workspace, toolchain)?)),
+    }
 }
 
 const CHECKS: &[(&str, Check)] = &[
@@ -66,6 +85,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("programs on the software GPU", Check::Program(programs_on_soft_gpu)),
     ("programs through cudarc, on the software GPU's libcuda", Check::Program(programs_through_cudarc)),
     ("control: nothing passes on a driver that does nothing", Check::Program(negative_control)),
+    ("verbs, in a virtual machine", Check::Verbs),
 ];
 
 fn format(workspace: &Workspace, _: &Toolchain) -> Outcome {
@@ -74,7 +94,8 @@ fn format(workspace: &Workspace, _: &Toolchain) -> Outcome {
 
 fn lints(workspace: &Workspace, _: &Toolchain) -> Outcome {
     let mut cargo = workspace.cargo();
-    finish(cargo.args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    cargo.args(["clippy", "--locked", "--workspace", "--all-targets"]).args(plugin::excluded(workspace));
+    finish(cargo.args(["--", "-D", "warnings"]))
 }
 
 fn tests(workspace: &Workspace, toolchain: &Toolchain) -> Outcome {
@@ -93,10 +114,11 @@ fn tests(workspace: &Workspace, toolchain: &Toolchain) -> Outcome {
     } else {
         cargo.args(["test", "--no-fail-fast", "--lib", "--bins", "--tests"]);
     }
-    finish(cargo.args(["--locked", "--workspace"]))?;
+    let excluded = plugin::excluded(workspace);
+    finish(cargo.args(["--locked", "--workspace"]).args(excluded))?;
     let mut cargo = workspace.cargo();
     toolchain.lend(&mut cargo);
-    finish(cargo.args(["test", "--quiet", "--locked", "--workspace", "--doc"]))
+    finish(cargo.args(["test", "--quiet", "--locked", "--workspace", "--doc"]).args(excluded))
 }
 
 /// Licences, bans and sources by `deny.toml`, without the network. Compiling cargo-deny the first time takes minutes.
@@ -159,7 +181,8 @@ fn negative_control(workspace: &Workspace, dist: &Path) -> Outcome {
     let mut runs = Vec::new();
     for (mpi, runtime) in Mpi::ALL.into_iter().flat_map(|mpi| Runtime::ALL.map(|runtime| (mpi, runtime))) {
         for name in SAMPLES {
-            let run = launcher.under_mpi(&samples::sample(dist, name, mpi, runtime), Way::Preload, mpi, 2)?;
+            let program = samples::sample(dist, name, mpi, runtime);
+            let run = launcher.under_mpi((&program, &[]), Way::Preload, mpi, 2)?;
             // It must come as far as comparing results, and then say that they are wrong.
             let refused = run.verdict(name).is_some_and(|verdict| !verdict.verified) && !run.succeeded;
             runs.push((format!("{name}, {}, {}", mpi.name(), runtime.name()), refused, run));

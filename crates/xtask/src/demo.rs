@@ -56,7 +56,7 @@ pub(crate) fn show(dist: &Path, options: &Options, runtimes: &[Runtime]) -> Outc
     for mpi in Mpi::ALL {
         for (runtime, name) in runtimes.iter().flat_map(|&runtime| SAMPLES.map(|name| (runtime, name))) {
             let run = launcher.under_mpi(
-                &sample(dist, name, mpi, runtime),
+                (&sample(dist, name, mpi, runtime), &[]),
                 way(runtime, mpi),
                 mpi,
                 options.ranks,

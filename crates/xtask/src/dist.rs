@@ -2,13 +2,14 @@
 //!
 //! | folder | what |
 //! | --- | --- |
-//! | `bin` | the server |
-//! | `lib` | the client's libraries, for `LD_LIBRARY_PATH` and `LD_PRELOAD` |
+//! | `bin` | the server, and the verbs plug-in where it can be built |
+//! | `lib` | the client's libraries, for `LD_LIBRARY_PATH` and `LD_PRELOAD`; the plug-in again |
 //! | `lib/soft` | the software GPU as a CUDA driver, for programs on this machine |
 //! | `samples` | the examples, by MPI; under `static` with NVIDIA's runtime linked in |
 
 use std::path::PathBuf;
 
+use crate::plugin;
 use crate::samples;
 use crate::toolchain::Toolchain;
 use crate::workspace::{Doing, Outcome, Workspace, finish, relink, replace, step};
@@ -33,7 +34,7 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome<Pat
                 relink(&file, &folder.join(link))?;
             }
         }
-        Ok(())
+        plugin::build(workspace, &dist)
     })?;
     step("compiling the samples", || samples::build(workspace, toolchain))?;
     Ok(dist)

@@ -14,6 +14,7 @@ pub(crate) struct Launcher<'a> {
     list: String,
     lib: PathBuf,
     servers: &'a Servers,
+    variables: Vec<(&'static str, String)>,
 }
 
 /// How a program finds our libraries.
@@ -36,10 +37,16 @@ pub(crate) struct Run {
 
 impl<'a> Launcher<'a> {
     pub(crate) fn new(dist: &Path, servers: &'a Servers) -> Self {
-        Self { list: servers.list(), lib: dist.join("lib"), servers }
+        Self { list: servers.list(), lib: dist.join("lib"), servers, variables: Vec::new() }
     }
 
-    fn environment(&self, way: Way) -> [(&'static str, String); 2] {
+    /// One more variable for the programs.
+    pub(crate) fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.push((name, value.to_owned()));
+        self
+    }
+
+    fn environment(&self, way: Way) -> Vec<(&'static str, String)> {
         let found = match way {
             Way::Path => ("LD_LIBRARY_PATH", self.lib.display().to_string()),
             Way::Preload => {
@@ -47,7 +54,8 @@ impl<'a> Launcher<'a> {
                 ("LD_PRELOAD", majors.map(|name| self.lib.join(name).display().to_string()).join(":"))
             }
         };
-        [("VGPU_SERVER", self.list.clone()), found]
+        let own = [("VGPU_SERVER", self.list.clone()), found];
+        own.into_iter().chain(self.variables.iter().cloned()).collect()
     }
 
     /// Runs a program by itself.
@@ -58,8 +66,21 @@ impl<'a> Launcher<'a> {
         run(command.arg(program))
     }
 
+    /// A program to be started by itself; nothing limits its time.
+    pub(crate) fn command(&self, program: &Path, way: Way) -> Command {
+        let mut command = Command::new(program);
+        command.envs(self.environment(way)).stdin(std::process::Stdio::null());
+        command
+    }
+
     /// Runs a program as `ranks` ranks under an MPI. The starter itself keeps its own environment.
-    pub(crate) fn under_mpi(&self, program: &Path, way: Way, mpi: Mpi, ranks: u32) -> Outcome<Run> {
+    pub(crate) fn under_mpi(
+        &self,
+        (program, arguments): (&Path, &[&str]),
+        way: Way,
+        mpi: Mpi,
+        ranks: u32,
+    ) -> Outcome<Run> {
         let mut command = limited();
         command.arg(format!("mpiexec.{}", mpi.name()));
         match mpi {
@@ -78,7 +99,7 @@ impl<'a> Launcher<'a> {
                 }
             }
         }
-        run(command.args(["-n", &ranks.to_string()]).arg(program))
+        run(command.args(["-n", &ranks.to_string()]).arg(program).args(arguments))
     }
 
     /// What the servers said, to explain a failure.

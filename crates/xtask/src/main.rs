@@ -2,7 +2,9 @@
 //!
 //! Layout:
 //! * [`workspace`]: where things lie, and running programs
+//! * [`debian`]: Debian's packages, installed when what they bring is missing
 //! * [`toolchain`]: NVIDIA's compiler, MPI and cargo's helpers, installed when they are missing
+//! * [`plugin`]: the verbs plug-in, built where that is possible
 //! * [`samples`]: the programs under `examples/`, compiled
 //! * [`dist`]: `target/dist`, as a user would install it
 //! * [`servers`]: daemons that end when we do
@@ -10,17 +12,27 @@
 //! * [`demo`]: the samples under both MPIs, as a table
 //! * [`bench`]: the product beside raw sockets
 //! * [`checks`]: what continuous integration runs
+//! * [`verbs`]: of these, the check of the verbs transport
+//! * [`virtual_machine`]: a guest with RDMA devices in software
+//! * [`guest`]: what runs inside it
+//! * [`without_verbs`]: the product where there is no libibverbs
 
 #![forbid(unsafe_code)]
 
 mod bench;
 mod checks;
+mod debian;
 mod demo;
 mod dist;
+mod guest;
 mod launch;
+mod plugin;
 mod samples;
 mod servers;
 mod toolchain;
+mod verbs;
+mod virtual_machine;
+mod without_verbs;
 mod workspace;
 
 use std::process::ExitCode;
@@ -44,10 +56,16 @@ enum Task {
     Dist,
     /// Starts two servers, runs the samples under Open MPI and MPICH and prints what was verified
     Demo(demo::Options),
-    /// Formatting, lints, tests, dependency checks, the samples, and the negative control
+    /// Formatting, lints, tests, dependency checks, the samples, the negative control, and verbs in a virtual machine
     Test(checks::Options),
     /// Measures the product beside raw sockets, on the null device, and prints a table
     Bench,
+    /// Inside the virtual machine of the verbs check
+    #[command(hide = true)]
+    VerbsGuest(guest::Options),
+    /// Inside the folder that has no libibverbs
+    #[command(hide = true)]
+    WithoutVerbs,
 }
 
 fn main() -> ExitCode {
@@ -69,5 +87,37 @@ fn run(workspace: &Workspace, task: Task) -> Outcome {
         Task::Demo(options) => demo::run(workspace, &options),
         Task::Test(options) => checks::run(workspace, &options),
         Task::Bench => bench::run(workspace),
+        Task::VerbsGuest(options) => guest::run(workspace, &options),
+        Task::WithoutVerbs => without_verbs::inside(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::verbs::Mode;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn the_verbs_check_runs_unless_told_otherwise() {
+        let mode = |arguments: &str| {
+            let words = ["xtask", "test"].into_iter().chain(arguments.split_whitespace());
+            match Options::try_parse_from(words).map(|options| options.task) {
+                Ok(Task::Test(options)) => Some(options.verbs.mode()),
+                _ => None,
+            }
+        };
+        assert_eq!(mode(""), Some(Mode::Run));
+        assert_eq!(mode("--verbs=run"), Some(Mode::Run));
+        assert_eq!(mode("--verbs"), Some(Mode::Only));
+        assert_eq!(mode("--verbs --step samples"), Some(Mode::Only));
+        assert_eq!(mode("--verbs=skip"), Some(Mode::Skip));
+        assert_eq!(mode("--step samples"), None);
     }
 }

@@ -14,23 +14,41 @@ use crate::workspace::{Doing, Failure, Outcome, is_installed};
 #[derive(Debug)]
 pub(crate) struct Servers {
     children: Vec<Child>,
+    place: Place,
     base_port: u16,
     log: PathBuf,
+}
+
+/// Where servers listen, and where their log goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// `None`: only programs on this machine are served.
+    pub(crate) listen: Option<Ipv4Addr>,
+    pub(crate) log_folder: PathBuf,
 }
 
 impl Servers {
     /// Starts servers 0 to `count` - 1 and waits until each accepts connections.
     pub(crate) fn start(dist: &Path, driver: &str, count: u16) -> Outcome<Self> {
-        let base_port = free_base(count)?;
+        Self::start_at(&Place { listen: None, log_folder: dist.to_path_buf() }, dist, driver, count)
+    }
+
+    /// The same at a place of one's choice.
+    pub(crate) fn start_at(place: &Place, dist: &Path, driver: &str, count: u16) -> Outcome<Self> {
+        let place = place.clone();
+        let base_port = free_base(place.address(), count)?;
         // The driver may be a path.
-        let log =
-            dist.join(format!("servers-{}.log", driver.trim_start_matches('/').replace(['/', '.'], "-")));
+        let name = driver.trim_start_matches('/').replace(['/', '.'], "-");
+        let log = place.log_folder.join(format!("servers-{name}.log"));
         let file = File::create(&log).doing(format_args!("writing {}", log.display()))?;
-        let mut servers = Self { children: Vec::new(), base_port, log };
+        let mut servers = Self { children: Vec::new(), place, base_port, log };
         for id in 0..count {
             let mut command = mortal(&dist.join("bin/vgpu-server"));
             command.args(["-s", &id.to_string(), "-d", &id.to_string(), "--driver", driver]);
             command.args(["--port", &base_port.to_string(), "--drain-seconds", "1"]);
+            if let Some(address) = servers.place.listen {
+                command.args(["--listen", &address.to_string()]);
+            }
             command.env("NO_COLOR", "1").stdin(Stdio::null());
             for stream in [Command::stdout, Command::stderr] {
                 stream(&mut command, file.try_clone().doing("sharing the servers' log")?);
@@ -45,9 +63,10 @@ impl Servers {
 
     /// The value of `VGPU_SERVER` that names them all, as devices 0, 1 ...
     pub(crate) fn list(&self) -> String {
+        let host = self.place.listen.map_or("localhost".to_owned(), |address| address.to_string());
         let name = |id: usize| match self.base_port {
-            DEFAULT_BASE => format!("localhost:{id}"),
-            base => format!("localhost@{base}:{id}"),
+            DEFAULT_BASE => format!("{host}:{id}"),
+            base => format!("{host}@{base}:{id}"),
         };
         (0..self.children.len()).map(name).collect::<Vec<_>>().join(" ")
     }
@@ -57,9 +76,14 @@ impl Servers {
         std::fs::read(&self.log).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
     }
 
+    /// Ends a server without giving it a chance to say so.
+    pub(crate) fn kill(&mut self, id: usize) -> Outcome {
+        self.children[id].kill().doing("killing vgpu-server")
+    }
+
     fn wait_for(&mut self, id: u16) -> Outcome {
         let start = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.base_port + id)).is_err() {
+        while TcpStream::connect((self.place.address(), self.base_port + id)).is_err() {
             let child = &mut self.children[usize::from(id)];
             let ended = child.try_wait().doing("asking after vgpu-server")?;
             if ended.is_some() || start.elapsed() > START_LIMIT {
@@ -70,6 +94,12 @@ impl Servers {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+}
+
+impl Place {
+    fn address(&self) -> Ipv4Addr {
+        self.listen.unwrap_or(Ipv4Addr::LOCALHOST)
     }
 }
 
@@ -102,8 +132,8 @@ fn mortal(program: &Path) -> Command {
 }
 
 /// The usual port if nobody uses it and its neighbours, else the next hundred.
-fn free_base(count: u16) -> Outcome<u16> {
-    let is_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+fn free_base(address: Ipv4Addr, count: u16) -> Outcome<u16> {
+    let is_free = |port| TcpListener::bind((address, port)).is_ok();
     let bases = (0..100).map(|step| DEFAULT_BASE + 100 * step);
     let mut free = bases.filter(|base| (0..count).all(|id| is_free(base + id)));
     free.next().ok_or_else(|| Failure::Check("no free ports for the servers".to_owned()))

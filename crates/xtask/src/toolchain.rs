@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::workspace::{Doing, Failure, Outcome, Workspace, finish, is_installed, output, relink};
+use crate::debian::{self, Need, Probe};
+use crate::workspace::{Doing, Outcome, Workspace, finish, is_installed, output, relink};
 
 /// Tools that are ready to be used.
 #[derive(Debug, Clone)]
@@ -29,7 +30,7 @@ pub(crate) enum Mpi {
 impl Toolchain {
     /// Installs what is missing, and says what.
     pub(crate) fn ready(workspace: &Workspace) -> Outcome<Self> {
-        install_debian_packages()?;
+        debian::install(&DEBIAN)?;
         let folder = workspace.toolchain();
         for set in WHEELS {
             set.install(&folder)?;
@@ -121,48 +122,23 @@ impl Wheels {
     }
 }
 
-fn install_debian_packages() -> Outcome {
-    let missing: Vec<&(&str, &str)> = DEBIAN.iter().filter(|(program, _)| !is_installed(program)).collect();
-    // A pip that is not a program of its own is good enough.
-    let missing: Vec<&str> = missing
-        .into_iter()
-        .filter(|(program, _)| *program != "pip3" || !has_pip())
-        .flat_map(|(_, packages)| packages.split(' '))
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let list = missing.join(" ");
-    if !rustix::process::geteuid().is_root() || !is_installed("apt-get") {
-        return Err(Failure::Missing {
-            program: list.clone(),
-            advice: format!("as root: apt-get install {list}"),
-        });
-    }
-    println!("==> installing Debian packages: {list}");
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq").args(arguments);
-        finish(&mut command)
-    };
-    apt(&["update"])?;
-    let mut arguments = vec!["install", "-y", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0"];
-    arguments.extend(&missing);
-    apt(&arguments)
-}
-
 fn has_pip() -> bool {
-    Command::new("python3").args(["-m", "pip", "--version"]).output().is_ok_and(|out| out.status.success())
+    is_installed("pip3")
+        || Command::new("python3")
+            .args(["-m", "pip", "--version"])
+            .output()
+            .is_ok_and(|out| out.status.success())
 }
 
-/// Programs that we start, and the packages that bring them.
-const DEBIAN: [(&str, &str); 6] = [
-    ("g++", "g++"),
-    ("mpicc.openmpi", "libopenmpi-dev"),
-    ("mpiexec.openmpi", "openmpi-bin"),
-    ("mpicc.mpich", "libmpich-dev"),
-    ("mpiexec.mpich", "mpich"),
-    ("pip3", "python3 python3-pip"),
+/// What we start, and the packages that bring it.
+const DEBIAN: [Need; 6] = [
+    Need { probe: Probe::Program("g++"), packages: "g++" },
+    Need { probe: Probe::Program("mpicc.openmpi"), packages: "libopenmpi-dev" },
+    Need { probe: Probe::Program("mpiexec.openmpi"), packages: "openmpi-bin" },
+    Need { probe: Probe::Program("mpicc.mpich"), packages: "libmpich-dev" },
+    Need { probe: Probe::Program("mpiexec.mpich"), packages: "mpich" },
+    // A pip that is not a program of its own is good enough.
+    Need { probe: Probe::Question(has_pip), packages: "python3 python3-pip" },
 ];
 
 const WHEELS: [Wheels; 3] = [

@@ -70,6 +70,11 @@ impl Workspace {
         self.root.join("target/dist")
     }
 
+    /// Whether this workspace has a package in `crates/`.
+    pub(crate) fn has_package(&self, name: &str) -> bool {
+        self.root.join("crates").join(name).join("Cargo.toml").is_file()
+    }
+
     /// Where downloaded tools are kept.
     pub(crate) fn toolchain(&self) -> PathBuf {
         self.root.join("target/toolchain")
