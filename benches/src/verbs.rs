@@ -15,9 +15,12 @@ use transport::verbs::raw::{Message, Raw, RawHost};
 use crate::product::{Product, Settings};
 use crate::raw::{REPLY_BYTES, REQUEST_BYTES};
 use crate::table::Table;
+use crate::{Placement, place};
 
-/// Both ends poll for as long as it takes.
-const POLLING: Duration = Duration::from_secs(10);
+/// Far longer than a round trip, so both ends poll through it, and short enough that nobody polls in the other's turn.
+const POLLING: Duration = Duration::from_millis(2);
+/// After that, pollers of the turn before sleep.
+const PAUSE: Duration = Duration::from_millis(30);
 const BULK_BYTES: u64 = 4 << 20;
 
 fn verbs(doing: &str) -> impl Fn(VerbsError) -> String + '_ {
@@ -59,6 +62,7 @@ impl Bare {
 
     /// The median round trip.
     fn ping_pong(&mut self, how: Message, count: u32) -> Result<Duration, String> {
+        std::thread::sleep(PAUSE);
         self.ask(&format!("echo {how:?} {count}"))?;
         let mut times = Vec::new();
         for _ in 0..count {
@@ -128,6 +132,12 @@ pub(crate) fn serve() -> Result<(), String> {
     Ok(())
 }
 
+/// The median of synchronous calls, after the pollers of the turn before have gone to sleep.
+fn calls(product: &Product) -> Result<Duration, String> {
+    std::thread::sleep(PAUSE);
+    product.synchronous_calls(300)
+}
+
 /// What must hold where this runs, as product to baseline.
 const CALL_GATE: f64 = 1.5;
 const COPY_GATE: f64 = 1.0 / 0.85;
@@ -137,22 +147,29 @@ pub(crate) fn run(ip: &str, server: &str) -> Result<(), String> {
     let ip: IpAddr = ip.parse().map_err(|error| format!("{ip}: {error}"))?;
     let mut table = Table::default();
     let settings = |transport, spin| Settings { ip, transport, spin, buffer_bytes: 16 << 20 };
+    // One processor for this side and one for the other: two pollers on one would wait for each other's turns.
+    place(Placement::Second)?;
     let mut bare = Bare::start(ip)?;
     let product = Product::with(server, "null", &settings(Transport::Verbs, Some(POLLING)))?;
+    place(Placement::OneCore)?;
     println!("{}", product.link());
     let call = table.pairs(
-        "synchronous call over verbs, both polling, p50 / bare verbs",
+        "synchronous call over verbs, both polling, a core each, p50 / bare verbs",
         15,
         || bare.ping_pong(Message::Write, 300),
-        || product.synchronous_calls(300),
+        || calls(&product),
     )?;
     table.pairs_of_two(
-        "bare SEND / bare WRITE with immediate, polling, p50",
+        "bare SEND / bare WRITE with immediate, polling, a core each, p50",
         9,
         &mut bare,
         |bare| bare.ping_pong(Message::Write, 300),
         |bare| bare.ping_pong(Message::Send, 300),
     )?;
+    drop(product);
+    place(Placement::TwoCores)?;
+    // Copies with the default wait policy: polling threads would take the processors from those that copy.
+    let product = Product::with(server, "null", &settings(Transport::Verbs, None))?;
     let mut seed = 0;
     let registrations = product.registrations();
     let copy = table.pairs(
@@ -175,12 +192,16 @@ pub(crate) fn run(ip: &str, server: &str) -> Result<(), String> {
     )?;
     let steady = product.registrations();
     drop(bare);
+    drop(product);
+    place(Placement::Second)?;
+    let product = Product::with(server, "null", &settings(Transport::Verbs, Some(POLLING)))?;
     let tcp = Product::with(server, "null", &settings(Transport::Tcp, None))?;
+    place(Placement::OneCore)?;
     let against_tcp = table.pairs(
-        "synchronous call over verbs, polling / over TCP between the same addresses",
+        "synchronous call over verbs, polling, a core each, p50 / over TCP between the same addresses",
         15,
-        || tcp.synchronous_calls(300),
-        || product.synchronous_calls(300),
+        || calls(&tcp),
+        || calls(&product),
     )?;
     drop(tcp);
     drop(product);

@@ -116,6 +116,20 @@ impl CallQueue {
         }
     }
 
+    /// Takes the role at once if nothing is queued and nobody has it. The thread that reads may then issue a call itself;
+    /// it gives the role back with [`issued_now`](CallQueue::issued_now).
+    pub(crate) fn issue_now(&self) -> bool {
+        let mut state = self.lock();
+        let free = !state.issuing && state.calls.is_empty() && !state.ended;
+        state.issuing |= free;
+        free
+    }
+
+    /// See [`issue_now`](CallQueue::issue_now). Only the thread that reads adds calls, so none has come meanwhile.
+    pub(crate) fn issued_now(&self) {
+        self.lock().issuing = false;
+    }
+
     /// Gives the role away before a call that can wait; whether a further thread is needed to take it. With as many
     /// threads as `THREAD_LIMIT` the caller keeps the role (`None`) and the others wait with it.
     pub(crate) fn hand_on(&self) -> Option<bool> {

@@ -142,6 +142,7 @@ pub fn serve(
         transfers,
         names: Names::default(),
         queue: CallQueue::new(options.control_bytes),
+        busy: Busy::default(),
         outbox: Arc::clone(&outbox),
         counts: Mutex::default(),
         unacknowledged: AtomicU64::new(0),
@@ -168,7 +169,7 @@ pub fn serve(
         // A panic of the issuer has been printed; the session is over either way.
         let _ = issuer.join();
         let _ = worker.device.cuCtxSynchronize();
-        worker.print();
+        worker.print(Outbox::send);
         outbox.close();
     }
     link.shutdown();
@@ -246,6 +247,7 @@ struct Worker {
     transfers: Arc<Transfers>,
     names: Names,
     queue: CallQueue,
+    busy: Busy,
     outbox: Arc<Outbox>,
     counts: Mutex<CallCounts>,
     /// Bytes of calls issued since the client was last told.
@@ -300,7 +302,16 @@ impl Worker {
                 Farewell::read(&arguments)?;
                 return Ok(false);
             }
-            opcode => self.queue.push(Call { id: header.call, opcode, arguments })?,
+            opcode => {
+                let call = Call { id: header.call, opcode, arguments };
+                if self.cannot_wait(opcode) && self.queue.issue_now() {
+                    let made = self.make(&call, Outbox::send_now);
+                    self.queue.issued_now();
+                    made?;
+                } else {
+                    self.queue.push(call)?;
+                }
+            }
         }
         Ok(true)
     }
@@ -310,7 +321,7 @@ impl Worker {
         let mut holding = false;
         while let Turn::Issue(call) = self.queue.next(holding) {
             holding = !may_wait(call.opcode) || !self.hand_on(link);
-            if let Err(malformed) = self.make(&call) {
+            if let Err(malformed) = self.make(&call, Outbox::send) {
                 *self.malformed.lock().unwrap_or_else(PoisonError::into_inner) = Some(malformed);
                 // The reader wakes up at the end of the link and ends the session.
                 link.shutdown();
@@ -335,10 +346,11 @@ impl Worker {
     }
 
     /// Makes one call and answers it.
-    fn make(&self, call: &Call) -> Result<(), Malformed> {
+    fn make(&self, call: &Call, send: fn(&Outbox, Message)) -> Result<(), Malformed> {
         let row = table::row(call.opcode)
             .ok_or_else(|| Malformed::new("opcode", format_args!("{:#06x} is no call", call.opcode)))?;
         self.follow_memory(call, false);
+        let before = self.busy.begin(row);
         let mut value = Vec::new();
         let result = table::dispatch(
             call.opcode,
@@ -350,13 +362,14 @@ impl Worker {
         )?;
         if result.is_ok() {
             self.follow_memory(call, true);
+            self.busy.end(call.opcode, before);
         }
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner).0.entry(row.name).or_default() += 1;
         let error = result.err().map_or(0, |error| error.0);
         let mut frame = Vec::new();
         match row.class {
             Class::Wait => {
-                self.print();
+                self.print(send);
                 let length = if error == 0 { value.len() } else { 0 };
                 let length = u32::try_from(length).expect("no answer of the table is near 4 GiB");
                 Reply { call: call.id.0, error }.append(&mut frame, length);
@@ -374,9 +387,17 @@ impl Worker {
             }
         }
         if !frame.is_empty() && !self.gone.load(Ordering::Acquire) {
-            self.outbox.send(Message::frame(frame));
+            send(&self.outbox, Message::frame(frame));
         }
         Ok(())
+    }
+
+    /// Whether the thread that reads may issue a call itself: one that waits for its answer, when nothing is under way
+    /// that it could wait for, and that takes no longer than an answer from memory.
+    fn cannot_wait(&self, opcode: u16) -> bool {
+        const QUICK: [u16; 3] = [0x01, 0x05, 0x06];
+        let quick = QUICK.contains(&(opcode >> 8)) || opcode == MEM_GET_INFO || opcode == MEMCPY_D_TO_H;
+        quick && self.busy.is_idle() && table::row(opcode).is_some_and(|row| row.class == Class::Wait)
     }
 
     /// Keeps the network's registrations of device memory in step with what is there.
@@ -388,7 +409,7 @@ impl Worker {
     }
 
     /// Sends what kernels have printed.
-    fn print(&self) {
+    fn print(&self, send: fn(&Outbox, Message)) {
         let printed = self.device.take_printed();
         // One frame holds at most the bulk limit.
         for part in printed.chunks(Header::BULK_LIMIT as usize) {
@@ -396,10 +417,43 @@ impl Worker {
             Printed {}
                 .append(&mut frame, u32::try_from(part.len()).expect("a chunk of at most the bulk limit"));
             frame.extend_from_slice(part);
-            self.outbox.send(Message::frame(frame));
+            send(&self.outbox, Message::frame(frame));
         }
     }
 }
+
+/// Whether the device may have work, as far as the calls tell.
+#[derive(Default)]
+struct Busy {
+    /// Calls that may have left work behind.
+    begun: AtomicU64,
+    /// How many of them are known to be over.
+    over: AtomicU64,
+}
+
+impl Busy {
+    /// A call is about to be made; answers what to tell [`end`](Busy::end).
+    fn begin(&self, row: &table::Row) -> u64 {
+        // A driver may load a module lazily.
+        let leaves_work = row.class == Class::Post || row.opcode >> 8 == 0x04;
+        self.begun.fetch_add(u64::from(leaves_work), Ordering::AcqRel)
+    }
+
+    /// A call has been made. A synchronized context is done with all that was begun before.
+    fn end(&self, opcode: u16, before: u64) {
+        if opcode == CTX_SYNCHRONIZE {
+            self.over.fetch_max(before, Ordering::AcqRel);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.over.load(Ordering::Acquire) == self.begun.load(Ordering::Acquire)
+    }
+}
+
+const CTX_SYNCHRONIZE: u16 = 0x0101;
+const MEM_GET_INFO: u16 = 0x0305;
+const MEMCPY_D_TO_H: u16 = 0x0311;
 
 /// Whether a call can wait for the device, so that others must be able to go on meanwhile.
 fn may_wait(opcode: u16) -> bool {

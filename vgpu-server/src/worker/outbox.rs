@@ -86,6 +86,31 @@ impl Outbox {
         }
     }
 
+    /// Sends a message as far as that is possible without waiting; the writer thread does the rest. For the thread that
+    /// reads, which must not wait for the peer to read.
+    pub(crate) fn send_now(&self, message: Message) {
+        let mut state = self.lock();
+        if state.sending || !state.queue.is_empty() || message.write.is_some() || message.bulk.is_some() {
+            state.queue.push_back(message);
+            self.changed.notify_all();
+            return;
+        }
+        state.sending = true;
+        drop(state);
+        let sent = self.link.try_send(&[&message.frame]);
+        let mut state = self.lock();
+        state.sending = false;
+        match sent {
+            Ok(sent) if sent == message.frame.len() => {}
+            Ok(sent) => state.queue.push_front(Message::frame(message.frame[sent..].to_vec())),
+            // As in `transmit`.
+            Err(_) => self.link.shutdown(),
+        }
+        if !state.queue.is_empty() {
+            self.changed.notify_all();
+        }
+    }
+
     /// The writer thread: sends what callbacks have left behind, until [`close`](Outbox::close).
     pub(crate) fn write_until_closed(&self) {
         let mut state = self.lock();

@@ -5,7 +5,7 @@
 //! calls).
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// See the module's text.
 pub(crate) struct Patience {
@@ -35,14 +35,18 @@ impl Patience {
         if usual * 2 <= LONGEST { (usual * 2).max(SHORTEST) } else { SHORTEST }
     }
 
-    /// Something came after `waited`.
-    pub(crate) fn learn(&self, waited: Duration) {
+    /// Something came now, after waiting since `start`.
+    pub(crate) fn learn(&self, start: Instant) {
         if self.fixed.is_none() {
-            let usual = self.usual.load(Ordering::Relaxed);
-            // One long wait among short ones shall not end the polling, so it counts as little more than the longest.
-            let waited = nanoseconds(waited.min(LONGEST * 4));
-            self.usual.store(usual - usual / 8 + waited / 8, Ordering::Relaxed);
+            self.average(start.elapsed());
         }
+    }
+
+    fn average(&self, waited: Duration) {
+        let usual = self.usual.load(Ordering::Relaxed);
+        // One long wait among short ones shall not end the polling, so it counts as little more than the longest.
+        let waited = nanoseconds(waited.min(LONGEST * 4));
+        self.usual.store(usual - usual / 8 + waited / 8, Ordering::Relaxed);
     }
 }
 
@@ -58,19 +62,19 @@ mod tests {
     fn the_budget_follows_the_waits_and_gives_up_when_they_are_long() {
         let patience = Patience::new(None, Duration::from_micros(10));
         assert_eq!(patience.budget(), Duration::from_micros(20));
-        (0..50).for_each(|_| patience.learn(Duration::from_micros(30)));
+        (0..50).for_each(|_| patience.average(Duration::from_micros(30)));
         let budget = patience.budget();
         assert!(budget > Duration::from_micros(50) && budget < Duration::from_micros(70), "{budget:?}");
-        (0..50).for_each(|_| patience.learn(Duration::from_secs(1)));
+        (0..50).for_each(|_| patience.average(Duration::from_secs(1)));
         assert_eq!(patience.budget(), SHORTEST);
-        (0..80).for_each(|_| patience.learn(Duration::from_micros(4)));
+        (0..80).for_each(|_| patience.average(Duration::from_micros(4)));
         assert!(patience.budget() < Duration::from_micros(20), "short waits are found again");
     }
 
     #[test]
     fn a_fixed_budget_stays() {
         let patience = Patience::new(Some(Duration::ZERO), Duration::from_micros(10));
-        patience.learn(Duration::from_secs(1));
+        patience.learn(Instant::now());
         assert_eq!(patience.budget(), Duration::ZERO);
     }
 }
