@@ -241,6 +241,7 @@ impl Kernel for JitKernel {
             threads: context.threads,
             stack_limit: context.stack_bytes,
             heap_bytes: context.heap_bytes,
+            objects: Arc::clone(context.objects.objects()),
         })
     }
 }

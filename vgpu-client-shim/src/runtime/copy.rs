@@ -88,23 +88,23 @@ pub(crate) struct PitchedPointer {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Position {
-    x: usize,
-    y: usize,
-    z: usize,
+    pub(crate) x: usize,
+    pub(crate) y: usize,
+    pub(crate) z: usize,
 }
 
 /// `cudaMemcpy3DParms`.
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Box3D {
-    src_array: *const c_void,
-    src_position: Position,
-    src: PitchedPointer,
-    dst_array: *const c_void,
-    dst_position: Position,
-    dst: PitchedPointer,
-    extent: Extent,
-    kind: c_int,
+    pub(super) src_array: *const c_void,
+    pub(super) src_position: Position,
+    pub(super) src: PitchedPointer,
+    pub(super) dst_array: *const c_void,
+    pub(super) dst_position: Position,
+    pub(super) dst: PitchedPointer,
+    pub(super) extent: Extent,
+    pub(super) kind: c_int,
 }
 
 /// Whether the caller may use host memory again when the call returns.
@@ -124,13 +124,13 @@ enum Way {
 }
 
 #[derive(Clone, Copy)]
-struct Rectangle {
-    dst: u64,
-    dst_pitch: usize,
-    src: u64,
-    src_pitch: usize,
-    width: usize,
-    height: usize,
+pub(super) struct Rectangle {
+    pub(super) dst: u64,
+    pub(super) dst_pitch: usize,
+    pub(super) src: u64,
+    pub(super) src_pitch: usize,
+    pub(super) width: usize,
+    pub(super) height: usize,
 }
 
 /// Copies `bytes` bytes in the order of `target`'s stream.
@@ -283,7 +283,7 @@ fn peer(
     between(target, to, from, dst, src, bytes)
 }
 
-fn copy_2d(target: &Resolved, rectangle: Rectangle, kind: c_int, timing: Timing) -> CuResult<()> {
+pub(super) fn copy_2d(target: &Resolved, rectangle: Rectangle, kind: c_int, timing: Timing) -> CuResult<()> {
     let Rectangle { dst, dst_pitch, src, src_pitch, width, height } = rectangle;
     if !(0..=4).contains(&kind) {
         return Err(INVALID_MEMCPY_DIRECTION);
@@ -353,8 +353,7 @@ fn rows(
 fn copy_3d(target: &Resolved, parameters: &Box3D, timing: Timing) -> CuResult<()> {
     let Box3D { src, dst, src_position, dst_position, extent, kind, .. } = *parameters;
     if !parameters.src_array.is_null() || !parameters.dst_array.is_null() {
-        crate::log::warn(format_args!("cudaMemcpy3D: CUDA arrays are not supported"));
-        return Err(CuError::NOT_SUPPORTED);
+        return super::array_copy::copy_3d(target, parameters, timing);
     }
     if extent.width == 0 || extent.height == 0 || extent.depth == 0 {
         return target.session.check();
@@ -374,7 +373,7 @@ fn copy_3d(target: &Resolved, parameters: &Box3D, timing: Timing) -> CuResult<()
 }
 
 /// Where `slice` of a box begins.
-fn place(pointer: &PitchedPointer, position: Position, slice: usize) -> CuResult<u64> {
+pub(super) fn place(pointer: &PitchedPointer, position: Position, slice: usize) -> CuResult<u64> {
     let rows = position.z.checked_add(slice).and_then(|slices| slices.checked_mul(pointer.height));
     let rows = rows.and_then(|rows| rows.checked_add(position.y));
     let offset =

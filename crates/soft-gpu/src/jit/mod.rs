@@ -10,6 +10,7 @@
 //! * `helpers`: functions that generated code calls
 //! * `numeric`: arithmetic that has no instruction
 //! * `printf`: device printf
+//! * `texture`: what generated code calls for textures and surfaces
 //! * `mapping`: owned memory maps
 
 pub(crate) mod code;
@@ -19,6 +20,7 @@ pub(crate) mod helpers;
 pub(crate) mod mapping;
 pub(crate) mod numeric;
 mod printf;
+pub(crate) mod texture;
 
 /// How a device thread ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

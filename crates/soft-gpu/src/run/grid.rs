@@ -9,6 +9,8 @@ use cuda_types::{CuError, CuResult, Dim3};
 use crate::jit::Exit;
 use crate::jit::compiler::{CompiledKernel, Limits, Lowering};
 use crate::jit::context::{Request, ThreadContext};
+use crate::jit::texture::TextureWords;
+use crate::texture::object::Objects;
 
 use super::arena::Arena;
 use super::block::{Block, Turn};
@@ -41,6 +43,7 @@ pub(crate) struct Grid {
     fault: AtomicU32,
     print: Print,
     abort: Abort,
+    objects: Arc<Objects>,
 }
 
 /// Where kernels print to, for as long as `Grid::run` has not returned.
@@ -73,6 +76,7 @@ pub(crate) struct LaunchRequest<'a> {
     pub(crate) threads: usize,
     pub(crate) stack_limit: u64,
     pub(crate) heap_bytes: u64,
+    pub(crate) objects: Arc<Objects>,
 }
 
 /// Shared and local memory of one block.
@@ -127,6 +131,7 @@ impl Grid {
             fault: AtomicU32::new(0),
             print: Print(std::ptr::from_ref(print)),
             abort: Abort(std::ptr::from_ref(request.abort)),
+            objects: request.objects,
         };
         let blocks = request.grid.count();
         let worth = if blocks * request.block.count() < WORTH_SHARING { 1 } else { request.threads };
@@ -275,12 +280,18 @@ impl Grid {
             request: Request::None,
             result: 0,
             result_predicate: 0,
+            texture: TextureWords::default(),
         }
     }
 
     /// Where the blocks of a cooperative grid meet; 0 for an ordinary one.
     pub(crate) fn workspace(&self) -> u64 {
         self.workspace
+    }
+
+    /// The textures and surfaces that there were when the launch began.
+    pub(crate) fn objects(&self) -> &Objects {
+        &self.objects
     }
 
     pub(crate) fn print(&self, text: &[u8]) {

@@ -9,6 +9,7 @@
 //! * `operand`: reading and writing operands, constants, special registers
 //! * `integer`, `bits`, `float`, `half`, `compare`, `convert`: arithmetic
 //! * `memory`, `atomic`: accesses and their checks
+//! * `texture`: textures and surfaces
 //! * `control`, `sync`: branches, calls, barriers, warp operations
 
 mod analysis;
@@ -24,6 +25,7 @@ mod memory;
 mod operand;
 mod special;
 mod sync;
+mod texture;
 mod translator;
 
 use std::sync::Arc;

@@ -353,6 +353,9 @@ impl<'a, 'b> Translator<'a, 'b> {
                     self.integer(op)
                 }
             }
+            "tex" | "tld4" => self.texture(op),
+            "txq" | "suq" => self.texture_query(op),
+            "suld" | "sust" | "sured" => self.surface(op),
             "rem" | "mul24" | "mad24" | "sad" | "dp4a" | "dp2a" | "vabsdiff4" | "vabsdiff2" => {
                 self.integer(op)
             }
