@@ -85,12 +85,13 @@ impl Image {
     pub(crate) fn texel(&self, x: u64, y: u64, z: u64) -> Option<[u32; 4]> {
         let bytes = self.format.bytes();
         let address = self.address(x.checked_mul(bytes)?, y, z, bytes)?;
-        let mut channels = [0; 4];
         let step = self.format.channel_bytes();
-        for (channel, at) in channels.iter_mut().zip((0..bytes).step_by(usize::try_from(step).unwrap_or(1))) {
-            *channel = read(address + at, step);
-        }
-        Some(channels)
+        let channel = |index: u64| read(address + index * step, step);
+        Some(match self.format.channels {
+            1 => [channel(0), 0, 0, 0],
+            2 => [channel(0), channel(1), 0, 0],
+            _ => [channel(0), channel(1), channel(2), channel(3)],
+        })
     }
 }
 

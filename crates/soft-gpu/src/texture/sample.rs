@@ -24,6 +24,9 @@ impl AddressMode {
     /// The texel that index `i` stands for on an axis of `extent` texels; `None` for the border.
     fn apply(self, i: i64, extent: u64) -> Option<u64> {
         let n = i64::try_from(extent).unwrap_or(i64::MAX);
+        if (0..n).contains(&i) {
+            return Some(i.cast_unsigned());
+        }
         let found = match self {
             Self::Wrap => i.rem_euclid(n),
             Self::Clamp => i.clamp(0, n - 1),
@@ -31,7 +34,7 @@ impl AddressMode {
                 let turned = i.rem_euclid(2 * n);
                 turned.min(2 * n - 1 - turned)
             }
-            Self::Border => Some(i).filter(|i| (0..n).contains(i))?,
+            Self::Border => return None,
         };
         u64::try_from(found).ok()
     }
@@ -76,8 +79,11 @@ impl Texture {
             let level = self.nearest_level(request.level);
             return self.nearest(level, &request);
         }
+        if self.levels.len() == 1 {
+            return self.filtered(0, &request).map(f32::to_bits);
+        }
         let level = self.level(request.level);
-        if !self.mipmap_linear || self.levels.len() == 1 {
+        if !self.mipmap_linear {
             return self.filtered(self.nearest_level(request.level), &request).map(f32::to_bits);
         }
         let fine = truncated(level.floor());
@@ -97,10 +103,11 @@ impl Texture {
         let (y, _) = split(self.scaled(request.at[1], image.height, 1));
         [(0, 1), (1, 1), (1, 0), (0, 0)].map(|(i, j)| {
             let place = [x + i, y + j, 0];
+            let texel = self.found(image, place, &request);
             if self.reads_float() {
-                self.float_at(image, place, &request)[channel].to_bits()
+                self.floats(image, texel)[channel].to_bits()
             } else {
-                self.word_at(image, place, &request)[channel]
+                self.words(image, texel)[channel]
             }
         })
     }
@@ -190,8 +197,9 @@ impl Texture {
         turned * float(extent)
     }
 
-    fn word_at(&self, image: &Image, place: [i64; 3], request: &Request) -> [u32; 4] {
-        match self.found(image, place, request) {
+    /// A texel's channels as words; the border's where there is none.
+    fn words(&self, image: &Image, texel: Option<[u32; 4]>) -> [u32; 4] {
+        match texel {
             Some(texel) => self.present(texel.map(|bits| image.format.word(bits)), 1),
             None => self.border.map(|value| {
                 #[allow(
@@ -203,8 +211,9 @@ impl Texture {
         }
     }
 
-    fn float_at(&self, image: &Image, place: [i64; 3], request: &Request) -> [f32; 4] {
-        let Some(texel) = self.found(image, place, request) else { return self.border };
+    /// A texel's channels as floats; the border's where there is none.
+    fn floats(&self, image: &Image, texel: Option<[u32; 4]>) -> [f32; 4] {
+        let Some(texel) = texel else { return self.border };
         let mut values = texel.map(|bits| image.format.float(bits));
         if self.srgb && image.format.kind == Kind::U8 {
             values[..3].iter_mut().for_each(|value| *value = from_srgb(*value));
@@ -221,16 +230,24 @@ impl Texture {
         words
     }
 
+    /// The texel of each axis at `place`; `None` for the border.
+    fn index(&self, image: &Image, axis: usize, place: i64) -> Option<u64> {
+        self.mode(axis).apply(place, [image.width, image.height, image.depth][axis])
+    }
+
+    /// The texel at these indices, of the request's layer where there are layers.
+    fn texel(&self, image: &Image, at: [Option<u64>; 3], request: &Request) -> Option<[u32; 4]> {
+        let z = if self.shape.is_layered() { u64::from(request.layer) } else { at[2]? };
+        image.texel(at[0]?, at[1]?, z)
+    }
+
+    /// The texel at a place, which may lie outside.
     fn found(&self, image: &Image, place: [i64; 3], request: &Request) -> Option<[u32; 4]> {
-        let mut at = [0; 3];
-        let extents = [image.width, image.height, image.depth];
+        let mut at = [Some(0); 3];
         for axis in 0..request.axes {
-            at[axis] = self.mode(axis).apply(place[axis], extents[axis])?;
+            at[axis] = self.index(image, axis, place[axis]);
         }
-        if self.shape.is_layered() {
-            at[2] = u64::from(request.layer);
-        }
-        image.texel(at[0], at[1], at[2])
+        self.texel(image, at, request)
     }
 
     /// The place of the texel that holds the coordinates.
@@ -242,36 +259,40 @@ impl Texture {
             } else if request.integer {
                 i64::from(request.index[axis])
             } else {
-                whole(self.scaled(request.at[axis], extents[axis], axis).floor())
+                floor(self.scaled(request.at[axis], extents[axis], axis))
             }
         })
     }
 
     fn nearest(&self, level: usize, request: &Request) -> [u32; 4] {
         let image = &self.levels[level];
-        self.word_at(image, self.place(image, request), request)
+        self.words(image, self.found(image, self.place(image, request), request))
     }
 
     fn filtered(&self, level: usize, request: &Request) -> [f32; 4] {
         let image = &self.levels[level];
         if !self.linear || request.integer {
-            return self.float_at(image, self.place(image, request), request);
+            return self.floats(image, self.found(image, self.place(image, request), request));
         }
         let extents = [image.width, image.height, image.depth];
-        let (mut place, mut weight) = ([0; 3], [0.0; 3]);
+        // The two texels of each axis, and the weight of the second.
+        let mut pairs = [([Some(0); 2], 0.0); 3];
         for axis in 0..request.axes {
-            (place[axis], weight[axis]) = split(self.scaled(request.at[axis], extents[axis], axis));
+            let (first, weight) = split(self.scaled(request.at[axis], extents[axis], axis));
+            let texels = [first, first + 1].map(|place| self.index(image, axis, place));
+            pairs[axis] = (texels, weight);
         }
         let mut sum = [0.0; 4];
         for corner in 0..1_usize << request.axes {
-            let (mut at, mut share) = (place, 1.0);
+            let (mut at, mut share) = ([Some(0); 3], 1.0);
             for axis in 0..request.axes {
-                let second = corner >> axis & 1 == 1;
-                at[axis] += i64::from(second);
-                share *= if second { weight[axis] } else { 1.0 - weight[axis] };
+                let (texels, weight) = pairs[axis];
+                let second = corner >> axis & 1;
+                at[axis] = texels[second];
+                share *= if second == 1 { weight } else { 1.0 - weight };
             }
             if share != 0.0 {
-                let texel = self.float_at(image, at, request);
+                let texel = self.floats(image, self.texel(image, at, request));
                 sum.iter_mut().zip(texel).for_each(|(sum, value)| *sum += share * value);
             }
         }
@@ -282,18 +303,25 @@ impl Texture {
 /// The first texel of a linear fetch along an axis, and the weight of the second.
 fn split(x: f32) -> (i64, f32) {
     let middle = x - 0.5;
-    (whole(middle.floor()), fixed(middle - middle.floor()))
+    let first = floor(middle);
+    #[allow(clippy::cast_precision_loss, reason = "where it is lost, no fraction is left")]
+    let fraction = middle - first as f32;
+    (first, if (0.0..1.0).contains(&fraction) { fixed(fraction) } else { 0.0 })
 }
 
 /// A weight with 8 fractional bits, 1 included.
 fn fixed(weight: f32) -> f32 {
-    (weight * 256.0).round() / 256.0
+    #[allow(clippy::cast_precision_loss, reason = "at most 256")]
+    let steps = truncated(weight * 256.0 + 0.5) as f32;
+    steps / 256.0
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "saturates, and NaN is 0")]
-fn whole(value: f32) -> i64 {
+/// The whole number below; the library's `floor` is a call on processors without an instruction for it.
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "saturates, and NaN is 0")]
+fn floor(value: f32) -> i64 {
     // Far beyond any extent, and sums with it cannot overflow.
-    (value as i64).clamp(-(1 << 40), 1 << 40)
+    let cut = (value as i64).clamp(-(1 << 40), 1 << 40);
+    if cut as f32 > value { cut - 1 } else { cut }
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and NaN is 0")]

@@ -219,7 +219,9 @@ impl<'a> Translator<'a, '_> {
             let low = self.take_word(step * index);
             let value = if step == 2 {
                 let high = self.take_word(step * index + 1);
-                self.b.ins().iconcat(low, high)
+                let (low, high) = (self.coerce(low, types::I64, false), self.coerce(high, types::I64, false));
+                let high = self.b.ins().ishl_imm_u(high, 32);
+                self.b.ins().bor(low, high)
             } else {
                 self.coerce(low, clif_type(ty).as_int(), false)
             };
