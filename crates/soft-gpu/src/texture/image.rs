@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::format::Format;
+use super::format::{Format, Kind};
 use crate::jit::mapping::Mapping;
 
 /// Where texels lie. Every access is checked against the extents here, never against what a program says.
@@ -18,6 +18,8 @@ pub(crate) struct Image {
     pub(crate) pitch: u64,
     pub(crate) slice: u64,
     base: u64,
+    /// Bytes of a texel.
+    texel: u64,
     owner: Owner,
 }
 
@@ -38,16 +40,8 @@ impl Image {
         let bytes = usize::try_from(slice.checked_mul(depth)?).ok()?;
         let memory = Mapping::new(bytes.max(1)).ok()?;
         let base = memory.address() as u64;
-        Some(Image {
-            format,
-            width,
-            height,
-            depth,
-            pitch,
-            slice,
-            base,
-            owner: Owner::Array(Arc::new(memory)),
-        })
+        let (texel, owner) = (format.bytes(), Owner::Array(Arc::new(memory)));
+        Some(Image { format, width, height, depth, pitch, slice, base, texel, owner })
     }
 
     /// An image in the window; the caller has checked the range, and sets the flag when it is freed.
@@ -58,7 +52,8 @@ impl Image {
     ) -> (Image, Arc<AtomicBool>) {
         let freed = Arc::new(AtomicBool::new(false));
         let owner = Owner::Window(Arc::clone(&freed));
-        (Image { format, width, height, depth: 1, pitch, slice: pitch * height, base, owner }, freed)
+        let (texel, slice) = (format.bytes(), pitch * height);
+        (Image { format, width, height, depth: 1, pitch, slice, base, texel, owner }, freed)
     }
 
     /// Bytes from the first texel to behind the last.
@@ -76,24 +71,45 @@ impl Image {
 
     /// Address of byte `x` of a row of a slice, if `bytes` bytes from there lie in that row.
     pub(crate) fn address(&self, x: u64, y: u64, z: u64, bytes: u64) -> Option<u64> {
-        let row = self.width * self.format.bytes();
+        let row = self.width * self.texel;
         let inside = x.checked_add(bytes)? <= row && y < self.height && z < self.depth;
         inside.then(|| self.base + z * self.slice + y * self.pitch + x)
     }
 
-    /// The bits of each channel of a texel; 0 for one that is not there. `None` outside.
-    pub(crate) fn texel(&self, x: u64, y: u64, z: u64) -> Option<[u32; 4]> {
-        let bytes = self.format.bytes();
-        let address = self.address(x.checked_mul(bytes)?, y, z, bytes)?;
-        let step = self.format.channel_bytes();
-        let channel = |index: u64| read(address + index * step, step);
-        Some(match self.format.channels {
+    /// Address of a texel; `None` outside.
+    pub(crate) fn texel(&self, x: u64, y: u64, z: u64) -> Option<Texel> {
+        let inside = x < self.width && y < self.height && z < self.depth;
+        inside.then(|| Texel(self.base + z * self.slice + y * self.pitch + x * self.texel))
+    }
+
+    /// A texel's channels as words; 0 for one that is not there.
+    pub(crate) fn words(&self, Texel(at): Texel) -> [u32; 4] {
+        let (format, step) = (self.format, self.format.channel_bytes());
+        let channel = |index: u64| format.word(read(at + index * step, step));
+        match format.channels {
             1 => [channel(0), 0, 0, 0],
             2 => [channel(0), channel(1), 0, 0],
             _ => [channel(0), channel(1), channel(2), channel(3)],
-        })
+        }
+    }
+
+    /// A texel's channels as floats; 0 for one that is not there.
+    pub(crate) fn floats(&self, Texel(at): Texel) -> [f32; 4] {
+        let (format, step) = (self.format, self.format.channel_bytes());
+        let channel = |index: u64| format.float(read(at + index * step, step));
+        match (format.kind, format.channels) {
+            // The most frequent one.
+            (Kind::F32, 1) => [f32::from_bits(read(at, 4)), 0.0, 0.0, 0.0],
+            (_, 1) => [channel(0), 0.0, 0.0, 0.0],
+            (_, 2) => [channel(0), channel(1), 0.0, 0.0],
+            _ => [channel(0), channel(1), channel(2), channel(3)],
+        }
     }
 }
+
+/// Where a texel of an image lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Texel(u64);
 
 fn pointer(address: u64) -> *mut u8 {
     std::ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap_or(0))
@@ -134,7 +150,7 @@ mod tests {
         let format = Format::new(0x01, 2).expect("known");
         let image = Image::new(format, 3, 2, 1).expect("memory");
         write(image.address(4, 1, 0, 1).expect("inside"), 1, 7);
-        assert_eq!(image.texel(2, 1, 0), Some([7, 0, 0, 0]));
+        assert_eq!(image.texel(2, 1, 0).map(|texel| image.words(texel)), Some([7, 0, 0, 0]));
         assert_eq!(image.texel(3, 1, 0), None);
         assert_eq!(image.texel(0, 2, 0), None);
         assert_eq!(image.texel(u64::MAX, 0, 0), None);

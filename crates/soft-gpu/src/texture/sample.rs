@@ -4,7 +4,7 @@
 //! floor(xB) + 1 by the fraction of xB, kept with 8 fractional bits.
 
 use super::format::{Kind, from_srgb};
-use super::image::Image;
+use super::image::{Image, Texel};
 use super::object::Shape;
 
 /// Whether and how a coordinate outside comes back. The discriminants are those of `CUaddress_mode`.
@@ -198,9 +198,15 @@ impl Texture {
     }
 
     /// A texel's channels as words; the border's where there is none.
-    fn words(&self, image: &Image, texel: Option<[u32; 4]>) -> [u32; 4] {
+    fn words(&self, image: &Image, texel: Option<Texel>) -> [u32; 4] {
         match texel {
-            Some(texel) => self.present(texel.map(|bits| image.format.word(bits)), 1),
+            Some(texel) => {
+                let mut words = image.words(texel);
+                if image.format.channels < 4 {
+                    words[3] = 1;
+                }
+                words
+            }
             None => self.border.map(|value| {
                 #[allow(
                     clippy::cast_possible_truncation,
@@ -211,23 +217,17 @@ impl Texture {
         }
     }
 
-    /// A texel's channels as floats; the border's where there is none.
-    fn floats(&self, image: &Image, texel: Option<[u32; 4]>) -> [f32; 4] {
+    /// A texel's channels as floats; the border's where there is none. Of channels that are not there the last is 1.
+    fn floats(&self, image: &Image, texel: Option<Texel>) -> [f32; 4] {
         let Some(texel) = texel else { return self.border };
-        let mut values = texel.map(|bits| image.format.float(bits));
+        let mut values = image.floats(texel);
         if self.srgb && image.format.kind == Kind::U8 {
             values[..3].iter_mut().for_each(|value| *value = from_srgb(*value));
         }
-        let words = self.present(values.map(f32::to_bits), 1.0_f32.to_bits());
-        words.map(f32::from_bits)
-    }
-
-    /// Channels that the format lacks are 0, the last one 1.
-    fn present(&self, mut words: [u32; 4], one: u32) -> [u32; 4] {
-        if self.levels[0].format.channels < 4 {
-            words[3] = one;
+        if image.format.channels < 4 {
+            values[3] = 1.0;
         }
-        words
+        values
     }
 
     /// The texel of each axis at `place`; `None` for the border.
@@ -236,13 +236,13 @@ impl Texture {
     }
 
     /// The texel at these indices, of the request's layer where there are layers.
-    fn texel(&self, image: &Image, at: [Option<u64>; 3], request: &Request) -> Option<[u32; 4]> {
+    fn texel(&self, image: &Image, at: [Option<u64>; 3], request: &Request) -> Option<Texel> {
         let z = if self.shape.is_layered() { u64::from(request.layer) } else { at[2]? };
         image.texel(at[0]?, at[1]?, z)
     }
 
     /// The texel at a place, which may lie outside.
-    fn found(&self, image: &Image, place: [i64; 3], request: &Request) -> Option<[u32; 4]> {
+    fn found(&self, image: &Image, place: [i64; 3], request: &Request) -> Option<Texel> {
         let mut at = [Some(0); 3];
         for axis in 0..request.axes {
             at[axis] = self.index(image, axis, place[axis]);
@@ -271,25 +271,32 @@ impl Texture {
 
     fn filtered(&self, level: usize, request: &Request) -> [f32; 4] {
         let image = &self.levels[level];
-        if !self.linear || request.integer {
-            return self.floats(image, self.found(image, self.place(image, request), request));
+        match request.axes {
+            _ if !self.linear || request.integer => {
+                self.floats(image, self.found(image, self.place(image, request), request))
+            }
+            1 => self.weighed::<1>(image, request),
+            2 => self.weighed::<2>(image, request),
+            _ => self.weighed::<3>(image, request),
         }
+    }
+
+    /// A linear fetch over so many axes, known here so that the loops are none.
+    fn weighed<const AXES: usize>(&self, image: &Image, request: &Request) -> [f32; 4] {
         let extents = [image.width, image.height, image.depth];
         // The two texels of each axis, and the weight of the second.
-        let mut pairs = [([Some(0); 2], 0.0); 3];
-        for axis in 0..request.axes {
+        let mut pairs = [([Some(0); 2], 0.0); AXES];
+        for (axis, pair) in pairs.iter_mut().enumerate() {
             let (first, weight) = split(self.scaled(request.at[axis], extents[axis], axis));
-            let texels = [first, first + 1].map(|place| self.index(image, axis, place));
-            pairs[axis] = (texels, weight);
+            *pair = ([first, first + 1].map(|place| self.index(image, axis, place)), weight);
         }
         let mut sum = [0.0; 4];
-        for corner in 0..1_usize << request.axes {
+        for corner in 0..1_usize << AXES {
             let (mut at, mut share) = ([Some(0); 3], 1.0);
-            for axis in 0..request.axes {
-                let (texels, weight) = pairs[axis];
+            for (axis, (texels, weight)) in pairs.iter().enumerate() {
                 let second = corner >> axis & 1;
                 at[axis] = texels[second];
-                share *= if second == 1 { weight } else { 1.0 - weight };
+                share *= if second == 1 { *weight } else { 1.0 - weight };
             }
             if share != 0.0 {
                 let texel = self.floats(image, self.texel(image, at, request));

@@ -110,6 +110,6 @@ mod tests {
         store(at, 2, 8, &words);
         assert_eq!(load(at, 4, 4), words);
         assert_eq!(load(at, 2, 2), [1, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(image.texel(1, 0, 0), Some([1, 2, 3, 4]));
+        assert_eq!(image.texel(1, 0, 0).map(|texel| image.words(texel)), Some([1, 2, 3, 4]));
     }
 }
