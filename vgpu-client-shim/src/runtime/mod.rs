@@ -1,11 +1,13 @@
 //! The lowering of cudart calls to driver calls, one chapter a file. Entry points carry the names of CUDA.
 
+pub(crate) mod capture;
 pub(crate) mod copy;
 pub(crate) mod device;
 pub(crate) mod error;
 mod error_list;
 pub(crate) mod event;
 pub(crate) mod function;
+pub(crate) mod graph;
 pub(crate) mod host_memory;
 pub(crate) mod launch;
 pub(crate) mod managed;
