@@ -174,6 +174,7 @@ impl Device {
         self.remote()?.reset()?;
         self.idle_streams.lock().unwrap_or_else(PoisonError::into_inner).clear();
         graph::capture::forget_device(self.ordinal);
+        graph::memory::forget_device(self.ordinal);
         STREAMS.remove_where(|stream| stream.ordinal == self.ordinal);
         EVENTS.remove_where(|event| event.ordinal == self.ordinal);
         registry::forget_device(self.ordinal);

@@ -215,7 +215,7 @@ pub(crate) fn forget_event(event: u64) {
     }
 }
 
-/// The stream is destroyed: its capture cannot end well any more.
+/// The stream is destroyed: a capture that began in it is over without a graph.
 pub(crate) fn forget_stream(key: Key) {
     if ACTIVE.load(Ordering::Acquire) != 0 {
         let gone = store::with(|store| store.forget_stream(key));
@@ -333,16 +333,14 @@ impl Store {
         Ok(())
     }
 
+    /// A stream that a capture has spread to stays a member under its name: whether it was joined is judged at the end.
     fn forget_stream(&mut self, key: Key) -> Vec<Graph> {
         let mut gone = Vec::new();
-        let Some(member) = self.captures.streams.remove(&key) else { return gone };
-        self.captures.invalidate(member.capture);
-        let capture = self.captures.all.get(&member.capture);
-        if let Some((graph, made)) =
-            capture.filter(|capture| capture.origin == key).map(|capture| (capture.graph, capture.made_graph))
-        {
-            self.captures.remove(member.capture);
-            if made {
+        let captures = &self.captures.all;
+        let ended = captures.iter().find(|(_, capture)| capture.origin == key);
+        if let Some((id, capture)) = ended.map(|(id, capture)| (*id, (capture.graph, capture.made_graph))) {
+            self.captures.remove(id);
+            if let (graph, true) = capture {
                 self.remove(graph, &mut gone);
             }
         }
@@ -558,7 +556,8 @@ mod tests {
         store.captures.record_event(FIRST, EVENT).unwrap();
         store.captures.wait_event(SECOND, EVENT, false, false).unwrap();
         store.append(SECOND, Work::Empty).unwrap();
-        assert_eq!(end(&mut store, FIRST), Err(UNJOINED));
+        assert!(store.forget_stream(SECOND).is_empty());
+        assert_eq!(end(&mut store, FIRST), Err(UNJOINED), "also when the stream is destroyed");
         assert_eq!(end(&mut store, FIRST), Err(CuError::ILLEGAL_STATE));
         store.captures.forget_event(EVENT);
     }

@@ -9,18 +9,19 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use client::Session;
 use cuda_types::{CUdeviceptr, CuError, CuResult};
 
-use crate::handles;
 use crate::runtime::memory::allocate_on;
 use crate::state::Device;
 
 /// The memory of an allocation node.
-#[derive(Debug)]
 pub(crate) struct GraphMemory {
     pub(crate) address: u64,
     pub(crate) bytes: usize,
     pub(crate) ordinal: usize,
+    /// Whose memory it is: a device that was reset gives the same addresses out again.
+    session: Weak<Session>,
     /// Allocated by a launch and not freed since.
     live: AtomicBool,
 }
@@ -35,8 +36,9 @@ impl GraphMemory {
             return Err(CuError::INVALID_VALUE);
         }
         let address = allocate_on(device, bytes)?;
-        let memory =
-            Arc::new(GraphMemory { address, bytes, ordinal: device.ordinal, live: AtomicBool::new(false) });
+        let session = Arc::downgrade(&device.session()?);
+        let live = AtomicBool::new(false);
+        let memory = Arc::new(GraphMemory { address, bytes, ordinal: device.ordinal, session, live });
         all(|all| all.insert(address, Arc::downgrade(&memory)));
         Ok(memory)
     }
@@ -64,17 +66,33 @@ impl GraphMemory {
 
 impl Drop for GraphMemory {
     fn drop(&mut self) {
-        all(|all| all.remove(&self.address));
+        // An entry that still leads somewhere is another's: this one leads nowhere by now.
+        all(|all| {
+            if all.get(&self.address).is_some_and(|known| known.strong_count() == 0) {
+                all.remove(&self.address);
+            }
+        });
         // CUDA Programming Guide, "Graph Memory Nodes": what a launch has allocated outlives the graph until it is freed.
-        if self.is_live() {
-            return;
-        }
-        let session = handles::device(self.ordinal).ok().and_then(Device::open_session);
-        if let Some(session) = session {
+        if let Some(session) = self.session.upgrade().filter(|_| !self.is_live()) {
             // With its session the memory is gone as well.
             let _ = session.cuMemFree(CUdeviceptr(self.address));
         }
     }
+}
+
+/// The device was reset: its memory is gone, whoever still refers to it.
+pub(crate) fn forget_device(ordinal: usize) {
+    // Dropped outside the lock, which dropping takes.
+    let mut seen = Vec::new();
+    all(|all| {
+        all.retain(|_, memory| {
+            let Some(memory) = memory.upgrade() else { return false };
+            let keep = memory.ordinal != ordinal;
+            seen.push(memory);
+            keep
+        });
+    });
+    drop(seen);
 }
 
 /// `cudaFree` and `cudaFreeAsync`: `None` if the address is not memory of a graph.

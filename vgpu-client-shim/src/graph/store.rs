@@ -134,7 +134,17 @@ impl Store {
         self.add_owned(graph, after, clone)
     }
 
-    /// Adds a node that owns `child`, which nobody else does.
+    /// Adds a node that takes `child` over from the program.
+    pub(crate) fn add_moved(&mut self, graph: u64, after: &[u64], child: u64) -> CuResult<u64> {
+        if self.graph(child)?.owner.is_some() || self.captures.uses(child) || graph == child {
+            return Err(CuError::INVALID_VALUE);
+        }
+        let node = self.add(graph, after, Work::Child(child))?;
+        self.graph_mut(child)?.owner = Some(node);
+        Ok(node)
+    }
+
+    /// Adds a node that owns `child`, which was made for it.
     pub(crate) fn add_owned(&mut self, graph: u64, after: &[u64], child: u64) -> CuResult<u64> {
         match self.add(graph, after, Work::Child(child)) {
             Ok(node) => {

@@ -176,10 +176,8 @@ fn captured(target: &Resolved, timing: Timing, copy: impl FnOnce() -> Box3D) -> 
     if timing == Timing::Async {
         return capture::record(target, || Work::copy(copy()));
     }
-    // Waits for the stream, and may wait for more.
-    capture::refuse_waiting(target)?;
-    capture::refuse_unsafe()?;
-    Ok(false)
+    // CUDA Programming Guide, "Prohibited and Unhandled Operations": these wait for their stream, the legacy one mostly.
+    capture::refuse_waiting(target).map(|()| false)
 }
 
 /// Copies `bytes` bytes in the order of `target`'s stream.

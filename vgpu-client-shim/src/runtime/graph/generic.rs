@@ -40,7 +40,7 @@ entries! {
         // SAFETY: the caller's structure (module doc of `edge`).
         match unsafe { asked(parameters) }? {
             Asked::Work(work) => lock(&exec).set_work(node, work),
-            Asked::Child(child) => super::exec::set_child(&exec, node, child),
+            Asked::Child(child) => super::exec::set_child(&exec, node, child.graph),
         }
     }
 }
@@ -61,7 +61,8 @@ union Union {
     copy: CopyParameters,
     set: Fill,
     host: HostParameters,
-    /// A graph, an event, or an address.
+    child: ChildParameters,
+    /// An event, or an address.
     handle: u64,
     allocation: AllocationParameters,
 }
@@ -75,10 +76,19 @@ struct CopyParameters {
     copy: Box3D,
 }
 
+/// `cudaChildGraphNodeParams`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ChildParameters {
+    graph: u64,
+    /// 0 = the node gets a clone, 1 = the node gets the graph itself.
+    ownership: c_int,
+}
+
 /// What a structure asks for.
 enum Asked {
     Work(Work),
-    Child(u64),
+    Child(ChildParameters),
 }
 
 /// Reads a structure; the address of an allocation is written into it.
@@ -103,8 +113,8 @@ unsafe fn asked(parameters: *mut NodeParameters) -> CuResult<Asked> {
         2 => Work::set(unsafe { of_kind.set }),
         // SAFETY: the kind says which part it is.
         3 => unsafe { of_kind.host }.work(),
-        // SAFETY: a graph and how it is owned; cloned here, also if it is to be moved (see `add_any`).
-        4 => return Ok(Asked::Child(unsafe { of_kind.handle })),
+        // SAFETY: the kind says which part it is.
+        4 => return Ok(Asked::Child(unsafe { of_kind.child })),
         5 => Ok(Work::Empty),
         // SAFETY: the kind says which part it is.
         6 => known_event(unsafe { of_kind.handle }).map(Work::WaitEvent),
@@ -141,12 +151,18 @@ fn add_any(
     // SAFETY: the caller's structure (module doc of `edge`).
     let work = match unsafe { asked(parameters) }? {
         Asked::Work(work) => work,
-        Asked::Child(child) => return add_child(node, graph, after, count, child),
+        Asked::Child(child) if child.ownership == 0 => {
+            return add_child(node, graph, after, count, child.graph);
+        }
+        Asked::Child(child) => Work::Child(child.graph),
     };
     let node = node.required()?;
     // SAFETY: the caller's array of `count` nodes (module doc of `edge`).
     let after = unsafe { list(after, count) }?;
-    node.write(store::with(|store| store.add(graph, &after, work))?);
+    node.write(store::with(|store| match work {
+        Work::Child(child) => store.add_moved(graph, &after, child),
+        other => store.add(graph, &after, other),
+    })?);
     Ok(())
 }
 
