@@ -242,5 +242,10 @@ impl Kernel for JitKernel {
             stack_limit: context.stack_bytes,
             heap_bytes: context.heap_bytes,
         })
+        .map_err(|fault| {
+            let place = fault.culprit.map_or(String::new(), |culprit| format!(" in {culprit}"));
+            tracing(&format!("kernel {} ends with {}{place}", self.facts.name, fault.error));
+            fault.error
+        })
     }
 }

@@ -59,6 +59,9 @@ pub(super) struct Block {
     lanes: Vec<Lane>,
     barriers: [Barrier; BARRIERS],
     live: u32,
+    /// Its number in the grid, and the thread that faulted.
+    index: u64,
+    faulted: Option<usize>,
     stack_bytes: usize,
     /// Kept as long as the threads that use it.
     _memory: BlockMemory,
@@ -78,9 +81,16 @@ impl Block {
             lanes: vec![Lane::default(); threads.next_multiple_of(32)],
             barriers: [Barrier::default(); BARRIERS],
             live: u32::try_from(threads).unwrap_or(u32::MAX),
+            index,
+            faulted: None,
             stack_bytes,
             _memory: memory,
         })
+    }
+
+    /// The block's number in the grid, and the thread that faulted if one did.
+    pub(super) fn place(&self) -> (u64, Option<usize>) {
+        (self.index, self.faulted)
     }
 
     /// Gives every thread that can run its turn.
@@ -140,7 +150,10 @@ impl Block {
                 self.status[thread] = Status::Over;
                 self.live -= 1;
             }
-            Paused::Ended(Exit::Fault(code)) => return Err(code),
+            Paused::Ended(Exit::Fault(code)) => {
+                self.faulted = Some(thread);
+                return Err(code);
+            }
             Paused::Asks(request) => self.status[thread] = self.take(thread, request),
         }
         Ok(())
