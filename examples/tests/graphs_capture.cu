@@ -132,6 +132,53 @@ int main()
     for (int i = 0; i < n - 1; i++)
         EXPECT(updated[i] == (source[i + 1] * 3 + 10) * 2 + 1, "inside: value %d is %u", i, updated[i]);
 
+    // A capture that goes on in a graph, asked where it is and told to go on elsewhere; rectangles, and an event that
+    // is seen outside.
+    cudaGraph_t grown, asked;
+    cudaGraphNode_t first;
+    const cudaGraphNode_t *tail = nullptr;
+    unsigned long long id = 0;
+    size_t tails = 7;
+    cudaStreamCaptureStatus status;
+    cudaEvent_t outside;
+    CHECK(cudaEventCreateWithFlags(&outside, cudaEventDisableTiming));
+    std::memset(results.data(), 0xee, bytes);
+    CHECK(cudaGraphCreate(&grown, 0));
+    CHECK(cudaGraphAddMemcpyNode1D(&first, grown, nullptr, 0, a, source.data(), bytes, cudaMemcpyHostToDevice));
+    CHECK(cudaStreamBeginCaptureToGraph(stream, grown, &first, nullptr, 1, cudaStreamCaptureModeThreadLocal));
+    step<<<(n + 127) / 128, 128, 0, stream>>>(a, n, 2, 3);
+#if CUDART_VERSION >= 13000
+    const cudaGraphEdgeData *edges = nullptr;
+    CHECK(cudaStreamGetCaptureInfo(stream, &status, &id, &asked, &tail, &edges, &tails));
+    EXPECT(edges != nullptr && edges[0].type == cudaGraphDependencyTypeDefault, "a plain edge");
+#else
+    CHECK(cudaStreamGetCaptureInfo(stream, &status, &id, &asked, &tail, &tails));
+#endif
+    EXPECT(status == cudaStreamCaptureStatusActive && asked == grown && tails == 1 && id != 0, "%d, %zu", status, tails);
+    cudaGraphNode_t kernel = tail[0], empty;
+    CHECK(cudaGraphAddEmptyNode(&empty, grown, &kernel, 1));
+#if CUDART_VERSION >= 13000
+    CHECK(cudaStreamUpdateCaptureDependencies(stream, &empty, nullptr, 1, cudaStreamSetCaptureDependencies));
+#else
+    CHECK(cudaStreamUpdateCaptureDependencies(stream, &empty, 1, cudaStreamSetCaptureDependencies));
+#endif
+    CHECK(cudaMemcpy2DAsync(results.data(), 40, a, 40, 20, n / 10, cudaMemcpyDeviceToHost, stream));
+    CHECK(cudaEventRecordWithFlags(outside, stream, cudaEventRecordExternal));
+    CHECK(cudaStreamEndCapture(stream, &asked));
+    CHECK(cudaGraphGetNodes(grown, nullptr, &nodes));
+    EXPECT(asked == grown && nodes == 5, "%zu nodes", nodes);
+    cudaGraphExec_t of_grown;
+    CHECK(cudaGraphInstantiate(&of_grown, grown, 0));
+    CHECK(cudaGraphLaunch(of_grown, side));
+    CHECK(cudaEventSynchronize(outside));
+    for (int i = 0; i < n; i++) {
+        const unsigned value = i % 10 < 5 ? source[i] * 2 + 3 : 0xeeeeeeee;
+        EXPECT(results[i] == value, "rectangle: value %d is %u, not %u", i, results[i], value);
+    }
+    CHECK(cudaGraphExecDestroy(of_grown));
+    CHECK(cudaGraphDestroy(grown));
+    CHECK(cudaEventDestroy(outside));
+
     // What a capture forbids spoils it; its end says so and leaves no graph.
     cudaGraph_t none = graph;
     CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));

@@ -27,7 +27,7 @@ static void look(void *data)
     seen->calls++;
 }
 
-static void count_down(void *data) { --*static_cast<int *>(data); }
+static void count_down(void *data) { --*static_cast<volatile int *>(data); }
 
 static cudaKernelNodeParams kernel(void *function, int n, void **arguments)
 {
@@ -93,6 +93,45 @@ int main()
     CHECK(cudaGraphKernelNodeGetParams(scale_a, &found));
     EXPECT(*static_cast<unsigned *>(found.kernelParams[2]) == 3 && found.gridDim.x == 8, "the first factor");
 
+    // Edges, both ways and as a list; a node of any kind.
+    cudaGraphNode_t neighbours[5] = {}, from[9], to[9];
+    size_t count = 5, edges = 9;
+#if CUDART_VERSION >= 13000
+    cudaGraphEdgeData data[9];
+    std::memset(data, 0xee, sizeof(data));
+    CHECK(cudaGraphNodeGetDependencies(sum, neighbours, data, &count));
+    EXPECT(count == 3 && neighbours[1] == scale_b && neighbours[3] == nullptr, "%zu before the sum", count);
+    EXPECT(data[2].type == cudaGraphDependencyTypeDefault && data[2].from_port == 0, "a plain edge");
+    CHECK(cudaGraphNodeGetDependentNodes(back, neighbours, nullptr, &count));
+    CHECK(cudaGraphGetEdges(graph, from, to, data, &edges));
+#else
+    CHECK(cudaGraphNodeGetDependencies(sum, neighbours, &count));
+    EXPECT(count == 3 && neighbours[1] == scale_b && neighbours[3] == nullptr, "%zu before the sum", count);
+    CHECK(cudaGraphNodeGetDependentNodes(back, neighbours, &count));
+    CHECK(cudaGraphGetEdges(graph, from, to, &edges));
+#endif
+    EXPECT(count == 1 && neighbours[0] == host, "%zu behind the copy", count);
+    EXPECT(edges == 7 && from[0] == upload && to[0] == scale_a && from[8] == nullptr, "%zu edges", edges);
+    cudaGraphNodeType type;
+    CHECK(cudaGraphNodeGetType(host, &type));
+    EXPECT(type == cudaGraphNodeTypeHost, "type %d", type);
+    cudaGraphNodeParams any = {};
+    any.type = cudaGraphNodeTypeMemset;
+    any.memset.dst = c, any.memset.elementSize = 1, any.memset.width = bytes, any.memset.height = 1;
+    cudaGraphNode_t clear;
+#if CUDART_VERSION >= 13000
+    CHECK(cudaGraphAddNode(&clear, graph, nullptr, nullptr, 0, &any));
+    CHECK(cudaGraphAddDependencies(graph, &clear, &sum, nullptr, 1));
+    CHECK(cudaGraphRemoveDependencies(graph, &clear, &sum, nullptr, 1));
+#else
+    CHECK(cudaGraphAddNode(&clear, graph, nullptr, 0, &any));
+    CHECK(cudaGraphAddDependencies(graph, &clear, &sum, 1));
+    CHECK(cudaGraphRemoveDependencies(graph, &clear, &sum, 1));
+#endif
+    cudaMemsetParams cleared = {};
+    CHECK(cudaGraphMemsetNodeGetParams(clear, &cleared));
+    EXPECT(cleared.dst == c && cleared.width == bytes, "%p", cleared.dst);
+    CHECK(cudaGraphDestroyNode(clear));
     cudaStream_t stream, other;
     CHECK(cudaStreamCreate(&stream));
     CHECK(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
@@ -211,14 +250,15 @@ int main()
     EXPECT(cudaGraphInstantiate(&never, circle, 0) == cudaErrorInvalidValue, "a circle");
     cudaGetLastError();
     CHECK(cudaGraphDestroyNode(two));
-    int alive = 1;
+    volatile int alive = 1;
     cudaUserObject_t object;
-    CHECK(cudaUserObjectCreate(&object, &alive, count_down, 1, cudaUserObjectNoDestructorSync));
+    CHECK(cudaUserObjectCreate(&object, const_cast<int *>(&alive), count_down, 1, cudaUserObjectNoDestructorSync));
     CHECK(cudaGraphRetainUserObject(circle, object, 1, cudaGraphUserObjectMove));
     CHECK(cudaGraphInstantiate(&never, circle, 0));
     CHECK(cudaGraphDestroy(circle));
     EXPECT(alive == 1, "the executable graph refers to it");
     CHECK(cudaGraphExecDestroy(never));
+    for (long patience = 0; alive && patience < 2000000000; patience++) {} // It may end on another thread.
     EXPECT(alive == 0, "%d: nothing refers to it", alive);
 
     for (cudaGraphExec_t done : {exec, whole, of_memory}) CHECK(cudaGraphExecDestroy(done));
