@@ -119,10 +119,16 @@ pub(crate) enum WarpOp {
     ReduxMinU,
     ReduxMaxU,
     Elect,
+    MinF32,
+    MaxF32,
+    MinNanF32,
+    MaxNanF32,
+    /// A [`crate::jit::matrix::Exchange`]: `value` is the address of the lane's packet, `b` and `c` its code.
+    Matrix,
 }
 
 impl WarpOp {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::Sync,
         Self::ShflUp,
         Self::ShflDown,
@@ -143,5 +149,10 @@ impl WarpOp {
         Self::ReduxMinU,
         Self::ReduxMaxU,
         Self::Elect,
+        Self::MinF32,
+        Self::MaxF32,
+        Self::MinNanF32,
+        Self::MaxNanF32,
+        Self::Matrix,
     ];
 }

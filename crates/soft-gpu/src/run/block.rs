@@ -212,6 +212,9 @@ impl Block {
     fn answer_lanes(&mut self, lanes: std::ops::Range<usize>, op: WarpOp, present: u32) {
         let mut brought = [Lane::default(); 32];
         brought[..lanes.len()].copy_from_slice(&self.lanes[lanes.clone()]);
+        if op == WarpOp::Matrix {
+            warp::exchange(present, &brought);
+        }
         for (lane, thread) in (0_u32..).zip(lanes) {
             if present >> lane & 1 == 1 {
                 let (result, predicate) = warp::answer(op, lane, present, &brought);

@@ -180,7 +180,7 @@ impl<'a> Unit<'a> {
             let opcode = module.opcode(instruction);
             waits |= match opcode.name() {
                 "bar" | "barrier" | "vote" | "shfl" | "match" | "redux" | "activemask" | "elect"
-                | "nanosleep" | "mbarrier" => true,
+                | "nanosleep" | "mbarrier" | "mma" | "wmma" | "ldmatrix" | "stmatrix" | "movmatrix" => true,
                 "exit" => id != self.kernel,
                 "ld" | "st" if opcode.has("volatile") && opcode.has("shared") => {
                     self.lock_step = true;

@@ -283,68 +283,6 @@ impl<'a> Translator<'a, '_> {
         self.write(op, value)
     }
 
-    /// `cp.async`: copies at once, so that waiting for it is nothing.
-    pub(super) fn copy_async(&mut self, op: &Op<'a>) -> Done {
-        if !op.has("async") || op.has("bulk") || op.has("mbarrier") {
-            return Err("the software GPU does not know this copy".into());
-        }
-        if op.has("commit_group") || op.has("wait_group") || op.has("wait_all") {
-            return Ok(());
-        }
-        let Operand::Int(bytes) = *op.operand(2)? else { return Err("the size is no constant".into()) };
-        let bytes = u32::try_from(bytes)
-            .ok()
-            .filter(|bytes| [4, 8, 16].contains(bytes))
-            .ok_or("a size of 4, 8 or 16 is expected")?;
-        let (to, to_offset) = self.address(op.operand(0)?)?;
-        let (from, from_offset) = self.address(op.operand(1)?)?;
-        let to = self.checked(Target::Shared, to, to_offset, bytes);
-        let step = bytes.min(8);
-        let ty = if step == 8 { types::I64 } else { types::I32 };
-        // With a source size, what lies beyond it is zero and is not read.
-        let limit = match op.operands.get(3) {
-            Some(operand @ (Operand::Register(_) | Operand::Int(_))) => Some(self.read(operand, types::I32)?),
-            _ => None,
-        };
-        let Some(limit) = limit else {
-            let from = self.checked(Target::Global, from, from_offset, bytes);
-            for at in (0..bytes).step_by(step as usize) {
-                let at = i32::try_from(at).expect("at most 16");
-                let value = self.b.ins().load(ty, MemFlagsData::new(), from, at);
-                self.b.ins().store(MemFlagsData::new(), value, to, at);
-            }
-            return Ok(());
-        };
-        let zero = self.constant(ty, 0);
-        for at in (0..bytes).step_by(step as usize) {
-            self.b.ins().store(MemFlagsData::new(), zero, to, i32::try_from(at).expect("at most 16"));
-        }
-        let (some, done) = (self.b.create_block(), self.b.create_block());
-        self.b.ins().brif(limit, some, &[], done, &[]);
-        self.b.switch_to_block(some);
-        self.b.seal_block(some);
-        let checks = self.checked.clone();
-        let from = self.checked(Target::Global, from, from_offset, step);
-        for at in (0..bytes).step_by(4) {
-            let (copy, next) = (self.b.create_block(), self.b.create_block());
-            let more = self.b.ins().icmp_imm_u(IntCC::UnsignedGreaterThan, limit, i64::from(at));
-            self.b.ins().brif(more, copy, &[], next, &[]);
-            self.b.switch_to_block(copy);
-            self.b.seal_block(copy);
-            let at = i32::try_from(at).expect("at most 16");
-            let value = self.b.ins().load(types::I32, MemFlagsData::new(), from, at);
-            self.b.ins().store(MemFlagsData::new(), value, to, at);
-            self.b.ins().jump(next, &[]);
-            self.b.switch_to_block(next);
-            self.b.seal_block(next);
-        }
-        self.b.ins().jump(done, &[]);
-        self.b.switch_to_block(done);
-        self.b.seal_block(done);
-        self.checked = checks;
-        Ok(())
-    }
-
     /// Room for a function's `.local` variables in the thread's arena.
     pub(super) fn open_frame(&mut self, bytes: u64) -> Value {
         let top = self.field_now(types::I64, offset_of!(ThreadContext, local_top));

@@ -10,6 +10,7 @@
 //! * `integer`, `bits`, `float`, `half`, `compare`, `convert`: arithmetic
 //! * `memory`, `atomic`: accesses and their checks
 //! * `control`, `sync`: branches, calls, barriers, warp operations
+//! * `mbarrier`, `matrix`: barriers in shared memory, asynchronous copies, products of matrices
 
 mod analysis;
 mod atomic;
@@ -20,6 +21,8 @@ mod convert;
 mod float;
 mod half;
 mod integer;
+mod matrix;
+mod mbarrier;
 mod memory;
 mod operand;
 mod special;
