@@ -123,7 +123,7 @@ impl<'a> Translator<'a, '_> {
         if !op.has("async") || op.has("reduce") || op.has("tensor") {
             return Err("the software GPU does not know this copy".into());
         }
-        if op.has("commit_group") || op.has("wait_group") || op.has("wait_all") {
+        if ["commit_group", "wait_group", "wait_all", "prefetch"].iter().any(|form| op.has(form)) {
             return Ok(());
         }
         if op.has("mbarrier") {
@@ -137,7 +137,7 @@ impl<'a> Translator<'a, '_> {
             return Ok(());
         }
         if op.has("bulk") {
-            return Err("bulk copies are not supported".into());
+            return self.copy_bulk(op);
         }
         let Operand::Int(bytes) = *op.operand(2)? else { return Err("the size is no constant".into()) };
         let bytes = u32::try_from(bytes)
@@ -165,6 +165,49 @@ impl<'a> Translator<'a, '_> {
             self.read(limit, types::I32)?
         };
         self.copy_some((from, from_offset), to, bytes, limit);
+        Ok(())
+    }
+
+    /// `cp.async.bulk.to.from.completion [to], [from], bytes{, [barrier]}`, in steps of 16 bytes.
+    fn copy_bulk(&mut self, op: &Op<'a>) -> Done {
+        let space = |at: usize| match op.opcode.parts.get(at).map_or("", |part| &**part) {
+            "global" => Ok(Target::Global),
+            "shared::cta" | "shared::cluster" => Ok(Target::Shared),
+            _ => Err(String::from("the software GPU does not know this bulk copy")),
+        };
+        let (to_space, from_space) = (space(3)?, space(4)?);
+        if op.has("multicast::cluster") || op.has("cp_mask") {
+            return Err("this bulk copy is not supported".into());
+        }
+        let (to, to_offset) = self.address(op.operand(0)?)?;
+        let (from, from_offset) = self.address(op.operand(1)?)?;
+        let bytes = self.read_at(op, 2, types::I32)?;
+        let odd = self.b.ins().band_imm_u(bytes, 15);
+        self.fault_if(odd, CuError::MISALIGNED_ADDRESS);
+        let wide = self.b.ins().uextend(types::I64, bytes);
+        let (head, body, done) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
+        self.b.append_block_param(head, types::I64);
+        let zero = self.constant(types::I64, 0);
+        self.b.ins().jump(head, &[zero.into()]);
+        self.b.switch_to_block(head);
+        let at = self.b.block_params(head)[0];
+        let more = self.b.ins().icmp(IntCC::UnsignedLessThan, at, wide);
+        self.b.ins().brif(more, body, &[], done, &[]);
+        self.b.switch_to_block(body);
+        self.b.seal_block(body);
+        let (source, target) = (self.b.ins().iadd(from, at), self.b.ins().iadd(to, at));
+        let source = self.checked(from_space, source, from_offset, 16);
+        let target = self.checked(to_space, target, to_offset, 16);
+        self.copy_words(source, target, 16);
+        let next = self.b.ins().iadd_imm_s(at, 16);
+        self.b.ins().jump(head, &[next.into()]);
+        self.b.seal_block(head);
+        self.b.switch_to_block(done);
+        self.b.seal_block(done);
+        self.checked.clear();
+        if op.opcode.text.contains("complete_tx") {
+            self.act(op, 3, Act::Complete, bytes)?;
+        }
         Ok(())
     }
 
