@@ -9,6 +9,9 @@ use corosensei::Yielder;
 use crate::jit::Exit;
 use crate::run::grid::Grid;
 
+/// The barrier of `barrier.cluster`, behind those that programs number.
+pub(crate) const CLUSTER_BARRIER: u32 = 16;
+
 /// The yielder of a coroutine that runs device code.
 pub(crate) type DeviceYielder = Yielder<(), ()>;
 

@@ -12,6 +12,7 @@
 //! * `fragment`, `matrix`: products of matrices, and which lane holds what of them
 //! * `mbarrier`: barriers that are objects in shared memory
 //! * `printf`: device printf
+//! * `video`: video instructions
 //! * `mapping`: owned memory maps
 
 pub(crate) mod code;
@@ -25,6 +26,7 @@ pub(crate) mod matrix;
 pub(crate) mod mbarrier;
 pub(crate) mod numeric;
 mod printf;
+pub(crate) mod video;
 
 /// How a device thread ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -38,8 +38,8 @@ enum Status {
     Over,
 }
 
-/// Barriers that a block has (PTX ISA, "bar").
-const BARRIERS: usize = 16;
+/// Barriers that a block has (PTX ISA, "bar"), and the one of its cluster.
+const BARRIERS: usize = 17;
 
 #[derive(Clone, Copy, Default)]
 struct Barrier {
@@ -163,7 +163,7 @@ impl Block {
                     barrier.all &= value != 0;
                     barrier.sum += value;
                 }
-                Status::AtBarrier(id % 16)
+                Status::AtBarrier(id % BARRIERS as u32)
             }
             Request::Arrive { id, count } => {
                 let barrier = &mut self.barriers[id as usize % BARRIERS];

@@ -84,6 +84,12 @@ impl<'a> Translator<'a, '_> {
         Ok(self.helper(helper, &arguments, Some(types::I64)).expect("it has a result"))
     }
 
+    /// Tells the barrier that operand `at` names of bytes that have come.
+    pub(super) fn complete(&mut self, op: &Op<'a>, at: usize, bytes: u32) -> Done {
+        let bytes = self.constant(types::I32, u64::from(bytes));
+        self.act(op, at, Act::Complete, bytes).map(|_| ())
+    }
+
     /// A phase is over when the barrier's own is another one. What may suspend lets the others run once.
     fn test_wait(&mut self, op: &Op<'a>, may_suspend: bool) -> Done {
         let address = self.barrier_address(op, 1)?;

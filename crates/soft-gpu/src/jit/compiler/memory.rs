@@ -232,7 +232,8 @@ impl<'a> Translator<'a, '_> {
             }
         }
         self.keep_in_step(op, target);
-        Ok(())
+        // What `st.async` stores counts for a barrier.
+        if op.has("async") { self.complete(op, 2, ty.bytes() * count) } else { Ok(()) }
     }
 
     /// Code for lock-step warps relies on volatile shared accesses of all lanes happening together.
@@ -277,6 +278,9 @@ impl<'a> Translator<'a, '_> {
             let inside = self.b.ins().isub(address, arena);
             let extent = self.constant(types::I64, self.limits.arena_bytes);
             self.b.ins().icmp(IntCC::UnsignedLessThan, inside, extent)
+        } else if op.opcode.parts.iter().any(|part| part.starts_with("param")) {
+            let extent = self.field(types::I64, offset_of!(ThreadContext, params_bytes));
+            within(self, offset_of!(ThreadContext, params), extent)
         } else {
             return Err("this space is not supported".into());
         };
@@ -286,6 +290,7 @@ impl<'a> Translator<'a, '_> {
     /// Room for a function's `.local` variables in the thread's arena.
     pub(super) fn open_frame(&mut self, bytes: u64) -> Value {
         let top = self.field_now(types::I64, offset_of!(ThreadContext, local_top));
+        self.local_top = Some(top);
         let end = self.b.ins().iadd_imm_s(top, bytes.cast_signed());
         let extent = self.field(types::I64, offset_of!(ThreadContext, local_bytes));
         let beyond = self.b.ins().icmp(IntCC::UnsignedGreaterThan, end, extent);
@@ -296,10 +301,47 @@ impl<'a> Translator<'a, '_> {
     }
 
     pub(super) fn close_frame(&mut self) {
-        let bytes = super::analysis::frame_bytes(self.body);
+        if let Some(top) = self.local_top {
+            self.set_field(offset_of!(ThreadContext, local_top), top);
+        }
+    }
+
+    /// `alloca.type p, bytes{, alignment}`: more room in the thread's arena, until the function returns.
+    pub(super) fn allocate_local(&mut self, op: &Op<'a>) -> Done {
+        let alignment = match op.operands.get(2) {
+            Some(Operand::Int(alignment)) if alignment.is_power_of_two() => (*alignment).max(16),
+            None => 16,
+            Some(_) => return Err("the alignment is no constant".into()),
+        };
+        let bytes = self.read_at(op, 1, clif_type(op.ty()?))?;
+        let bytes = self.coerce(bytes, types::I64, false);
         let top = self.field_now(types::I64, offset_of!(ThreadContext, local_top));
-        let top = self.b.ins().iadd_imm_s(top, bytes.cast_signed().wrapping_neg());
+        let base = self.field(types::I64, offset_of!(ThreadContext, local_base));
+        let start = self.b.ins().iadd(base, top);
+        let start = self.b.ins().iadd_imm_s(start, alignment.cast_signed() - 1);
+        let start = self.b.ins().band_imm_s(start, alignment.cast_signed().wrapping_neg());
+        let end = self.b.ins().iadd(start, bytes);
+        let end = self.b.ins().isub(end, base);
+        let end = self.b.ins().iadd_imm_s(end, 15);
+        let end = self.b.ins().band_imm_s(end, -16);
+        let extent = self.field(types::I64, offset_of!(ThreadContext, local_bytes));
+        let beyond = self.b.ins().icmp(IntCC::UnsignedGreaterThan, end, extent);
+        self.fault_if(beyond, CuError::HARDWARE_STACK_ERROR);
+        self.set_field(offset_of!(ThreadContext, local_top), end);
+        self.write(op, start)
+    }
+
+    /// `stacksave d`: how far the arena is used.
+    pub(super) fn save_stack(&mut self, op: &Op<'a>) -> Done {
+        let top = self.field_now(types::I64, offset_of!(ThreadContext, local_top));
+        self.write(op, top)
+    }
+
+    /// `stackrestore a`
+    pub(super) fn restore_stack(&mut self, op: &Op<'a>) -> Done {
+        let top = self.read_at(op, 0, types::I64)?;
         self.set_field(offset_of!(ThreadContext, local_top), top);
+        Ok(())
     }
 
     /// The integer type of an access's width.

@@ -13,7 +13,7 @@ impl<'a> Translator<'a, '_> {
     /// `bar`, `barrier`: all forms.
     pub(super) fn barrier(&mut self, op: &Op<'a>) -> Done {
         if op.has("cluster") {
-            return Err("clusters are not supported".into());
+            return self.cluster_barrier(op);
         }
         self.b.ins().fence();
         if op.has("warp") {
