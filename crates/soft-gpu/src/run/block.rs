@@ -38,8 +38,8 @@ enum Status {
     Over,
 }
 
-/// Barriers that a block has (PTX ISA, "bar").
-const BARRIERS: usize = 16;
+/// Barriers that a block has (PTX ISA, "bar"), and the one of its cluster.
+const BARRIERS: usize = 17;
 
 #[derive(Clone, Copy, Default)]
 struct Barrier {
@@ -176,7 +176,7 @@ impl Block {
                     barrier.all &= value != 0;
                     barrier.sum += value;
                 }
-                Status::AtBarrier(id % 16)
+                Status::AtBarrier(id % BARRIERS as u32)
             }
             Request::Arrive { id, count } => {
                 let barrier = &mut self.barriers[id as usize % BARRIERS];
@@ -225,6 +225,9 @@ impl Block {
     fn answer_lanes(&mut self, lanes: std::ops::Range<usize>, op: WarpOp, present: u32) {
         let mut brought = [Lane::default(); 32];
         brought[..lanes.len()].copy_from_slice(&self.lanes[lanes.clone()]);
+        if op == WarpOp::Matrix {
+            warp::exchange(present, &brought);
+        }
         for (lane, thread) in (0_u32..).zip(lanes) {
             if present >> lane & 1 == 1 {
                 let (result, predicate) = warp::answer(op, lane, present, &brought);
