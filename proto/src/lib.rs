@@ -8,6 +8,7 @@
 //! Layout:
 //! * [`calls`]: the rows, one file per chapter, and the macros that read them
 //! * [`param`]: how each kind of argument and answer travels
+//! * [`arrays`]: what the calls about arrays carry
 //! * [`remote`]: a trait call becomes a frame
 //! * [`names`]: the names that a client gives to what it creates
 //! * [`device`]: what a worker needs of a device beside the table
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 #![allow(non_snake_case, reason = "CUDA's calls keep CUDA's names")]
 
+pub mod arrays;
 pub mod calls;
 pub mod codec;
 pub mod control;
@@ -31,8 +33,8 @@ pub mod param;
 pub mod remote;
 
 pub use calls::{
-    Class, ContextCalls, Driver, EventCalls, LaunchCalls, MemoryCalls, ModuleCalls, Row, StreamCalls,
-    TransferCalls,
+    ArrayCalls, Class, ContextCalls, Driver, EventCalls, LaunchCalls, MemoryCalls, ModuleCalls, Row,
+    StreamCalls, TransferCalls,
 };
 pub use codec::Malformed;
 pub use device::Device;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cuda_types::{CUevent, CUfunction, CUmodule, CUstream, CuError, CuResult};
+use cuda_types::{CUarray, CUevent, CUfunction, CUmipmappedArray, CUmodule, CUstream, CuError, CuResult};
 
 use crate::codec::Malformed;
 
@@ -38,6 +38,8 @@ pub struct Tables {
     events: HashMap<u64, CuResult<CUevent>>,
     modules: HashMap<u64, CuResult<CUmodule>>,
     functions: HashMap<u64, CuResult<CUfunction>>,
+    arrays: HashMap<u64, CuResult<CUarray>>,
+    mipmapped_arrays: HashMap<u64, CuResult<CUmipmappedArray>>,
 }
 
 impl Names {
@@ -90,6 +92,8 @@ named! {
     CUevent events "event name" 0;
     CUmodule modules "module name" 0;
     CUfunction functions "function name" 0;
+    CUarray arrays "array name" 0;
+    CUmipmappedArray mipmapped_arrays "mipmapped array name" 0;
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ use std::ffi::CStr;
 use std::marker::PhantomData;
 
 use bincode::{BorrowDecode, Decode, Encode};
-use cuda_types::{CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream, CuResult, Dim3};
+use cuda_types::{
+    CUarray, CUdeviceptr, CUevent, CUfunction, CUmipmappedArray, CUmodule, CUstream, CuResult, Dim3,
+};
 
 use crate::calls::{Class, Row};
 use crate::codec::{self, Malformed, Reader};
@@ -71,7 +73,11 @@ handle! {
     CUevent = CUevent::NULL;
     CUmodule = CUmodule::NULL;
     CUfunction = CUfunction::NULL;
+    CUarray = CUarray::NULL;
+    CUmipmappedArray = CUmipmappedArray::NULL;
 }
+
+pub use crate::arrays::{ArrayDesc, Copy3D, Resource, Side3D, TextureDesc};
 
 /// A rectangle of bytes copied within one device. Pitches, width in bytes; height in rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]

@@ -180,6 +180,8 @@ impl Device {
         registry::forget_device(self.ordinal);
         managed::forget_device(self.ordinal);
         runtime::pool::forget_device(self.ordinal);
+        runtime::array::forget_device(self.ordinal);
+        runtime::texture::forget_device(self.ordinal);
         Ok(())
     }
 

@@ -40,6 +40,10 @@ handles! {
     CUmodule;
     /// A kernel of a loaded module.
     CUfunction;
+    /// A CUDA array: texels in a layout of the device's own.
+    CUarray;
+    /// Arrays of halving extents.
+    CUmipmappedArray;
 }
 
 impl CUstream {

@@ -17,5 +17,5 @@ pub mod handle;
 pub mod host_span;
 
 pub use error::{CuError, CuResult};
-pub use handle::{CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream, Dim3};
+pub use handle::{CUarray, CUdeviceptr, CUevent, CUfunction, CUmipmappedArray, CUmodule, CUstream, Dim3};
 pub use host_span::HostSpan;

@@ -8,6 +8,8 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use cuda_types::{CuError, CuResult};
 use cudarc::driver::sys;
 
+use crate::array::{Array3DDescriptor, Memcpy3D, ResourceDescriptor, TextureDescriptor};
+
 /// `CUstreamCallback`.
 pub type StreamCallback = unsafe extern "C" fn(stream: u64, status: u32, data: *mut c_void);
 
@@ -127,6 +129,16 @@ api! {
     cuMemsetD16Async(u64, u16, usize, u64);
     cuMemsetD32Async(u64, c_uint, usize, u64);
     cuMemsetD2D8Async(u64, usize, u8, usize, usize, u64);
+    cuArray3DCreate_v2(*mut u64, *const Array3DDescriptor);
+    cuArrayDestroy(u64);
+    cuMipmappedArrayCreate(*mut u64, *const Array3DDescriptor, c_uint);
+    cuMipmappedArrayDestroy(u64);
+    cuMipmappedArrayGetLevel(*mut u64, u64, c_uint);
+    cuMemcpy3DAsync_v2(*const Memcpy3D, u64);
+    cuTexObjectCreate(*mut u64, *const ResourceDescriptor, *const TextureDescriptor, *const c_void);
+    cuTexObjectDestroy(u64);
+    cuSurfObjectCreate(*mut u64, *const ResourceDescriptor);
+    cuSurfObjectDestroy(u64);
     cuModuleLoadDataEx(*mut u64, *const c_void, c_uint, *mut c_int, *mut *mut c_void);
     cuModuleUnload(u64);
     cuModuleGetFunction(*mut u64, u64, *const c_char);

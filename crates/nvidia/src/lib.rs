@@ -8,13 +8,14 @@
 //! * [`api`]: the driver's functions
 //! * [`library`]: which `libcuda` is opened, and what is refused
 //! * [`device`]: [`NvidiaGpu`]: opening, facts, the context of each thread
-//! * `memory`, `module`, `stream`, `event`, `launch`, `gate`: the chapters of the table
+//! * `memory`, `module`, `stream`, `event`, `launch`, `gate`, `array`: the chapters of the table
 //! * `printed`: what kernels print
 //! * `names`: the variables of a module, which the driver cannot list
 
 #![allow(non_snake_case, reason = "CUDA's calls keep CUDA's names")]
 
 pub mod api;
+pub mod array;
 pub mod device;
 mod event;
 mod gate;

@@ -8,11 +8,12 @@
 //! * [`pointers`]: memory of the caller
 //! * [`edge`]: the devices, and what this library must remember beside them
 //! * [`gates`]: streams that wait for a word of host memory
-//! * `device`, `context`, `memory`, `virtual_memory`, `copy`, `module`, `link`, `stream`, `event`, `launch`: the entry
-//!   points, by chapter
+//! * `device`, `context`, `memory`, `virtual_memory`, `copy`, `module`, `link`, `stream`, `event`, `launch`, `array`: the
+//!   entry points, by chapter
 
 #![allow(non_snake_case, reason = "CUDA's calls keep CUDA's names")]
 
+mod array;
 mod context;
 mod copy;
 mod device;

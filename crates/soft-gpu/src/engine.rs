@@ -241,6 +241,7 @@ impl Kernel for JitKernel {
             threads: context.threads,
             stack_limit: context.stack_bytes,
             heap_bytes: context.heap_bytes,
+            objects: Arc::clone(context.objects.objects()),
         })
         .map_err(|fault| {
             let place = fault.culprit.map_or(String::new(), |culprit| format!(" in {culprit}"));

@@ -6,6 +6,7 @@
 //! * `image`: linked PTX texts
 //! * `jit`: PTX to machine code
 //! * `run`: grids on CPU threads
+//! * `texture`: textures and surfaces
 
 #![allow(non_snake_case, reason = "CUDA's calls keep CUDA's names")]
 
@@ -15,5 +16,6 @@ mod error;
 mod image;
 mod jit;
 mod run;
+mod texture;
 
 pub use device::{SoftGpu, SoftOptions};

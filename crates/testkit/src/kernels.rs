@@ -76,3 +76,29 @@ again:
     bra again;
 }
 ";
+
+/// `blend(out, texture, surface)`: reads between four texels, then writes 99 at (5, 1).
+pub const TEXTURES: &str = "
+.version 7.0
+.target sm_52
+.address_size 64
+
+.visible .entry blend(.param .u64 blend_0, .param .u64 blend_1, .param .u64 blend_2)
+{
+    .reg .b64 %rd<4>;
+    .reg .b32 %r<4>;
+    .reg .f32 %f<8>;
+    ld.param.u64 %rd1, [blend_0];
+    ld.param.u64 %rd2, [blend_1];
+    ld.param.u64 %rd3, [blend_2];
+    mov.f32 %f0, 0f40400000;
+    mov.f32 %f1, 0f3F800000;
+    tex.2d.v4.f32.f32 {%f2, %f3, %f4, %f5}, [%rd2, {%f0, %f1}];
+    st.global.f32 [%rd1], %f2;
+    mov.u32 %r0, 20;
+    mov.u32 %r1, 1;
+    mov.u32 %r2, 0x42C60000;
+    sust.b.2d.b32.trap [%rd3, {%r0, %r1}], {%r2};
+    ret;
+}
+";

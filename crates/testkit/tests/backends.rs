@@ -6,7 +6,7 @@ use std::sync::Arc;
 use client::Session;
 use cuda_types::{CUdeviceptr, CUfunction, CUmodule, CUstream, CuError, CuResult, Dim3};
 use nvidia::NvidiaGpu;
-use proto::param::Copy2D;
+use proto::param::{ArrayDesc, Copy2D, Copy3D, Resource, Side3D, TextureDesc};
 use proto::{Device, Driver};
 use soft_gpu::{SoftGpu, SoftOptions};
 use testkit::driver::{Library, with_driver};
@@ -151,6 +151,47 @@ fn a_fault_breaks_the_context_and_stays(backend: &Backend<'_>) {
     assert_eq!(driver.cuMemGetInfo_v2(), Err(CuError::ILLEGAL_ADDRESS));
 }
 
+fn arrays_are_reached_through_textures_and_surfaces(backend: &Backend<'_>) {
+    const WIDTH: u64 = 8;
+    let (driver, memory) = (backend.driver, backend.memory());
+    let desc =
+        ArrayDesc { width: WIDTH, height: 2, depth: 0, format: 0x20, channels: 1, flags: ArrayDesc::SURFACE };
+    let array = driver.cuArray3DCreate_v2(desc).expect("an array");
+    let texels: Vec<u8> = (0..16_u8).flat_map(|i| f32::from(i).to_le_bytes()).collect();
+    driver.cuMemcpyHtoD_v2(memory, &texels, CUstream::NULL).expect("up");
+    let pitch = WIDTH * 4;
+    let device = |address| Side3D { kind: Side3D::DEVICE, address, pitch, height: 2, ..Side3D::default() };
+    let part = Side3D { kind: Side3D::ARRAY, array, ..Side3D::default() };
+    let copy = Copy3D { dst: part, src: device(memory), width: pitch, height: 2, depth: 1 };
+    driver.cuMemcpy3DAsync_v2(copy, CUstream::NULL).expect("into the array");
+    let linear = TextureDesc { address_modes: [1; 3], filter: 1, ..TextureDesc::default() };
+    let texture = driver.cuTexObjectCreate(Resource::Array(array), linear).expect("a texture");
+    let surface = driver.cuSurfObjectCreate(Resource::Array(array)).expect("a surface");
+    let module = driver.cuModuleLoadData(vec![kernels::TEXTURES.as_bytes()]).expect("PTX").0;
+    let blend = driver.cuModuleGetFunction(module, c"blend").expect("a kernel of the module");
+    let out = CUdeviceptr(memory.0 + 4096);
+    let arguments = [out.0, texture, surface].map(u64::to_le_bytes).concat();
+    driver.cuLaunchKernel(blend, x(1), x(1), 0, CUstream::NULL, &arguments).expect("launched");
+    // Between (2, 0), (3, 0), (2, 1) and (3, 1); then the kernel writes 99 at (5, 1).
+    assert_eq!(backend.read(out, 4), 6.5_f32.to_le_bytes());
+    let copy = Copy3D { dst: device(memory), src: part, width: pitch, height: 2, depth: 1 };
+    driver.cuMemcpy3DAsync_v2(copy, CUstream::NULL).expect("out of the array");
+    let mut expected = texels;
+    expected[13 * 4..14 * 4].copy_from_slice(&99.0_f32.to_le_bytes());
+    assert_eq!(backend.read(memory, 64), expected);
+    driver.cuSurfObjectDestroy(surface).expect("made above");
+    driver.cuTexObjectDestroy(texture).expect("made above");
+    driver.cuArrayDestroy(array).expect("made above");
+
+    let mipmapped = driver.cuMipmappedArrayCreate(ArrayDesc { flags: 0, ..desc }, 2).expect("levels");
+    let level = driver.cuMipmappedArrayGetLevel(mipmapped, 1).expect("the second");
+    let part = Side3D { array: level, ..part };
+    let copy = Copy3D { dst: part, src: device(memory), width: pitch / 2, height: 1, depth: 1 };
+    driver.cuMemcpy3DAsync_v2(copy, CUstream::NULL).expect("into the level");
+    driver.cuMipmappedArrayDestroy(mipmapped).expect("made above");
+    assert_eq!(driver.cuCtxSynchronize(), Ok(()));
+}
+
 fn soft() -> SoftGpu {
     SoftGpu::open(0, SoftOptions::default()).expect("a software GPU")
 }
@@ -212,4 +253,5 @@ on_every_backend! {
     streams_and_events_keep_order
     a_name_that_does_not_exist_is_not_found
     a_fault_breaks_the_context_and_stays
+    arrays_are_reached_through_textures_and_surfaces
 }

@@ -151,6 +151,7 @@ macro_rules! serve {
 }
 pub(crate) use serve;
 
+pub mod array;
 pub mod context;
 pub mod event;
 pub mod launch;
@@ -159,6 +160,7 @@ pub mod module;
 pub mod stream;
 pub mod transfer;
 
+pub use array::ArrayCalls;
 pub use context::ContextCalls;
 pub use event::EventCalls;
 pub use launch::LaunchCalls;
@@ -168,18 +170,37 @@ pub use stream::StreamCalls;
 pub use transfer::TransferCalls;
 
 /// All calls that reach a device: what `Remote` and the GPUs have in common.
-pub trait Driver: ContextCalls + MemoryCalls + ModuleCalls + StreamCalls + EventCalls + LaunchCalls {}
+pub trait Driver:
+    ContextCalls + MemoryCalls + ModuleCalls + StreamCalls + EventCalls + LaunchCalls + ArrayCalls
+{
+}
 
-impl<T: ContextCalls + MemoryCalls + ModuleCalls + StreamCalls + EventCalls + LaunchCalls + ?Sized> Driver
-    for T
+impl<T> Driver for T where
+    T: ContextCalls
+        + MemoryCalls
+        + ModuleCalls
+        + StreamCalls
+        + EventCalls
+        + LaunchCalls
+        + ArrayCalls
+        + ?Sized
 {
 }
 
 /// Every row of the table, in order of opcode.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
-    [context::ROWS, memory::ROWS, module::ROWS, stream::ROWS, event::ROWS, launch::ROWS, transfer::ROWS]
-        .into_iter()
-        .flatten()
+    [
+        context::ROWS,
+        memory::ROWS,
+        module::ROWS,
+        stream::ROWS,
+        event::ROWS,
+        launch::ROWS,
+        transfer::ROWS,
+        array::ROWS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The row of an opcode.
@@ -227,6 +248,7 @@ pub fn dispatch(
         0x06 => event::serve(device, opcode, reader, names, reply),
         0x07 => launch::serve(device, opcode, reader, names, reply),
         0x08 => transfer::serve(transfers, opcode, reader, names, reply),
+        0x09 => array::serve(device, opcode, reader, names, reply),
         _ => None,
     };
     let result =
@@ -243,6 +265,10 @@ fn forget_destroyed(opcode: u16, arguments: &[u8], names: &Names) {
     match opcode {
         stream::DESTROY => reader.take("stream").map(|name| names.forget::<cuda_types::CUstream>(name)),
         event::DESTROY => reader.take("event").map(|name| names.forget::<cuda_types::CUevent>(name)),
+        array::DESTROY => reader.take("array").map(|name| names.forget::<cuda_types::CUarray>(name)),
+        array::DESTROY_MIPMAPPED => {
+            reader.take("array").map(|name| names.forget::<cuda_types::CUmipmappedArray>(name))
+        }
         module::UNLOAD => reader.take("module").map(|name| names.forget::<cuda_types::CUmodule>(name)),
         _ => return,
     }

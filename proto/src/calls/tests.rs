@@ -137,7 +137,7 @@ fn every_row_arrives_and_answers_as_it_was_sent() {
             });
         })*};
     }
-    walk!(context memory module stream event launch transfer);
+    walk!(context memory module stream event launch transfer array);
     assert_eq!(walked, rows().map(|row| row.name).collect::<Vec<_>>());
 }
 

@@ -90,20 +90,20 @@ pub(crate) struct PitchedPointer {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Position {
-    x: usize,
-    y: usize,
-    z: usize,
+    pub(crate) x: usize,
+    pub(crate) y: usize,
+    pub(crate) z: usize,
 }
 
 /// `cudaMemcpy3DParms`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Box3D {
-    src_array: *const c_void,
-    src_position: Position,
+    pub(crate) src_array: *const c_void,
+    pub(crate) src_position: Position,
     pub(crate) src: PitchedPointer,
-    dst_array: *const c_void,
-    dst_position: Position,
+    pub(crate) dst_array: *const c_void,
+    pub(crate) dst_position: Position,
     pub(crate) dst: PitchedPointer,
     pub(crate) extent: Extent,
     pub(crate) kind: c_int,
@@ -162,13 +162,13 @@ enum Way {
 }
 
 #[derive(Clone, Copy)]
-struct Rectangle {
-    dst: u64,
-    dst_pitch: usize,
-    src: u64,
-    src_pitch: usize,
-    width: usize,
-    height: usize,
+pub(super) struct Rectangle {
+    pub(super) dst: u64,
+    pub(super) dst_pitch: usize,
+    pub(super) src: u64,
+    pub(super) src_pitch: usize,
+    pub(super) width: usize,
+    pub(super) height: usize,
 }
 
 /// Whether the copy has become a node of a graph; an error where a capture forbids it.
@@ -337,7 +337,7 @@ fn peer(
     between(target, to, from, dst, src, bytes)
 }
 
-fn copy_2d(target: &Resolved, rectangle: Rectangle, kind: c_int, timing: Timing) -> CuResult<()> {
+pub(super) fn copy_2d(target: &Resolved, rectangle: Rectangle, kind: c_int, timing: Timing) -> CuResult<()> {
     let Rectangle { dst, dst_pitch, src, src_pitch, width, height } = rectangle;
     if captured(target, timing, || Box3D::of_rectangle(rectangle, kind))? {
         return Ok(());
@@ -414,8 +414,7 @@ pub(crate) fn copy_3d(target: &Resolved, parameters: &Box3D, timing: Timing) -> 
     }
     let Box3D { src, dst, src_position, dst_position, extent, kind, .. } = *parameters;
     if !parameters.src_array.is_null() || !parameters.dst_array.is_null() {
-        crate::log::warn(format_args!("cudaMemcpy3D: CUDA arrays are not supported"));
-        return Err(CuError::NOT_SUPPORTED);
+        return super::array_copy::copy_3d(target, parameters, timing);
     }
     if extent.width == 0 || extent.height == 0 || extent.depth == 0 {
         return target.session.check();
@@ -435,7 +434,7 @@ pub(crate) fn copy_3d(target: &Resolved, parameters: &Box3D, timing: Timing) -> 
 }
 
 /// Where `slice` of a box begins.
-fn place(pointer: &PitchedPointer, position: Position, slice: usize) -> CuResult<u64> {
+pub(super) fn place(pointer: &PitchedPointer, position: Position, slice: usize) -> CuResult<u64> {
     let rows = position.z.checked_add(slice).and_then(|slices| slices.checked_mul(pointer.height));
     let rows = rows.and_then(|rows| rows.checked_add(position.y));
     let offset =

@@ -1,5 +1,7 @@
 //! The lowering of cudart calls to driver calls, one chapter a file. Entry points carry the names of CUDA.
 
+pub(crate) mod array;
+pub(crate) mod array_copy;
 pub(crate) mod capture;
 pub(crate) mod copy;
 pub(crate) mod device;
@@ -17,4 +19,5 @@ pub(crate) mod properties;
 pub(crate) mod registration;
 pub(crate) mod stream;
 pub(crate) mod symbol;
+pub(crate) mod texture;
 pub(crate) mod version;

@@ -29,10 +29,10 @@ entries! {
 
 /// `cudaChannelFormatDesc`: bits of each component, and their kind.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct ChannelFormat {
-    bits: [c_int; 4],
-    kind: c_int,
+    pub(crate) bits: [c_int; 4],
+    pub(crate) kind: c_int,
 }
 
 /// Puts a channel description together. No error to answer, so it is not an entry like the others.

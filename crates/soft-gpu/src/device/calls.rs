@@ -15,6 +15,7 @@ use proto::{
     StreamCalls,
 };
 
+use super::array::Reachable;
 use super::engine::{Launch, RunContext};
 use super::queue::Operation;
 use super::{SoftGpu, bytes, facts};
@@ -53,13 +54,13 @@ impl ContextCalls for SoftGpu {
     }
 }
 
-fn length(bytes: u64) -> CuResult<usize> {
+pub(super) fn length(bytes: u64) -> CuResult<usize> {
     usize::try_from(bytes).map_err(|_| CuError::INVALID_VALUE)
 }
 
 impl SoftGpu {
     /// Queues work that takes about as long as moving `bytes` bytes.
-    fn work(
+    pub(super) fn work(
         &self,
         stream: CUstream,
         bytes: usize,
@@ -111,6 +112,7 @@ impl MemoryCalls for SoftGpu {
         // CUDA Driver API, cuMemFree: waits for the work that may still use the range.
         let done = self.queues.synchronize();
         self.memory.free(dptr.0)?;
+        self.forget_freed();
         done
     }
 
@@ -376,6 +378,7 @@ impl SoftGpu {
                 threads: shared.threads,
                 stack_bytes: shared.stack_bytes.load(Ordering::Relaxed),
                 heap_bytes: shared.heap_bytes.load(Ordering::Relaxed),
+                objects: Reachable::now(&shared.objects),
             };
             kernel.run(&launch, &arguments, &context)
         };

@@ -56,4 +56,6 @@ pub struct RunContext<'a> {
     /// `CU_LIMIT_STACK_SIZE` and `CU_LIMIT_MALLOC_HEAP_SIZE`.
     pub stack_bytes: u64,
     pub heap_bytes: u64,
+    /// Textures and surfaces.
+    pub objects: super::array::Reachable,
 }

@@ -89,6 +89,22 @@ impl Memory {
         Ok(())
     }
 
+    /// Counts memory outside the window, of an array.
+    pub(crate) fn charge(&self, bytes: u64) -> CuResult<()> {
+        let mut state = self.lock();
+        if bytes > self.total - state.used {
+            return Err(CuError::OUT_OF_MEMORY);
+        }
+        state.used += bytes;
+        Ok(())
+    }
+
+    /// Undoes `charge`.
+    pub(crate) fn refund(&self, bytes: u64) {
+        let mut state = self.lock();
+        state.used = state.used.saturating_sub(bytes);
+    }
+
     /// Gives a chunk's memory back.
     pub(crate) fn unmap(&self, address: u64, bytes: u64) -> CuResult<()> {
         let mut state = self.lock();

@@ -4,10 +4,12 @@
 //! * [`engine`]: what it asks of the compiler and the grid runner
 //! * `queue`: streams, events, gates
 //! * `memory`: the window and the allocations
+//! * `array`: arrays, textures, surfaces
 //! * `bytes`: the copies themselves
 //! * `facts`: what it says of itself
 //! * `calls`: the chapters of the call table
 
+pub mod array;
 mod bytes;
 mod calls;
 pub mod engine;
@@ -22,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cuda_types::{CUfunction, CUmodule, CuError, CuResult};
 
 use crate::engine::JitEngine;
+use crate::texture::object::ObjectTable;
 use engine::{Engine, Kernel, Program};
 use memory::Memory;
 use queue::Queues;
@@ -53,6 +56,7 @@ pub struct SoftGpu {
     queues: Arc<Queues>,
     objects: Mutex<Objects>,
     shared: Arc<Shared>,
+    arrays: Mutex<array::Arrays>,
 }
 
 /// What running grids refer to.
@@ -63,6 +67,8 @@ struct Shared {
     stack_bytes: AtomicU64,
     heap_bytes: AtomicU64,
     printf_bytes: AtomicU64,
+    /// Textures and surfaces.
+    objects: ObjectTable,
 }
 
 #[derive(Default)]
@@ -94,7 +100,9 @@ impl SoftGpu {
                 stack_bytes: AtomicU64::new(1024),
                 heap_bytes: AtomicU64::new(8 << 20),
                 printf_bytes: AtomicU64::new(1 << 20),
+                objects: ObjectTable::default(),
             }),
+            arrays: Mutex::default(),
             options,
         }
     }

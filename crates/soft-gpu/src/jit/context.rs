@@ -7,6 +7,7 @@
 use corosensei::Yielder;
 
 use crate::jit::Exit;
+use crate::jit::texture::TextureWords;
 use crate::run::grid::Grid;
 
 /// The barrier of `barrier.cluster`, behind those that programs number.
@@ -46,6 +47,8 @@ pub(crate) struct ThreadContext {
     pub(crate) request: Request,
     pub(crate) result: u64,
     pub(crate) result_predicate: u64,
+    /// What textures are asked and answer.
+    pub(crate) texture: TextureWords,
 }
 
 /// What a suspended thread waits for.

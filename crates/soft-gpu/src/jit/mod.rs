@@ -12,6 +12,7 @@
 //! * `fragment`, `matrix`: products of matrices, and which lane holds what of them
 //! * `mbarrier`: barriers that are objects in shared memory
 //! * `printf`: device printf
+//! * `texture`: what generated code calls for textures and surfaces
 //! * `video`: video instructions
 //! * `mapping`: owned memory maps
 
@@ -26,6 +27,7 @@ pub(crate) mod matrix;
 pub(crate) mod mbarrier;
 pub(crate) mod numeric;
 mod printf;
+pub(crate) mod texture;
 pub(crate) mod video;
 
 /// How a device thread ended.

@@ -9,6 +9,8 @@ use cuda_types::{CuError, Dim3};
 use crate::jit::Exit;
 use crate::jit::compiler::{CompiledKernel, Limits, Lowering};
 use crate::jit::context::{Request, ThreadContext};
+use crate::jit::texture::TextureWords;
+use crate::texture::object::Objects;
 
 use super::arena::Arena;
 use super::block::{Block, Turn};
@@ -43,6 +45,7 @@ pub(crate) struct Grid {
     culprit: Mutex<Option<Culprit>>,
     print: Print,
     abort: Abort,
+    objects: Arc<Objects>,
 }
 
 /// How a grid failed.
@@ -102,6 +105,7 @@ pub(crate) struct LaunchRequest<'a> {
     pub(crate) threads: usize,
     pub(crate) stack_limit: u64,
     pub(crate) heap_bytes: u64,
+    pub(crate) objects: Arc<Objects>,
 }
 
 /// Shared and local memory of one block.
@@ -159,6 +163,7 @@ impl Grid {
             culprit: Mutex::default(),
             print: Print(std::ptr::from_ref(print)),
             abort: Abort(std::ptr::from_ref(request.abort)),
+            objects: request.objects,
         };
         let blocks = request.grid.count();
         let worth = if blocks * request.block.count() < WORTH_SHARING { 1 } else { request.threads };
@@ -328,12 +333,18 @@ impl Grid {
             request: Request::None,
             result: 0,
             result_predicate: 0,
+            texture: TextureWords::default(),
         }
     }
 
     /// Where the blocks of a cooperative grid meet; 0 for an ordinary one.
     pub(crate) fn workspace(&self) -> u64 {
         self.workspace
+    }
+
+    /// The textures and surfaces that there were when the launch began.
+    pub(crate) fn objects(&self) -> &Objects {
+        &self.objects
     }
 
     pub(crate) fn print(&self, text: &[u8]) {

@@ -9,6 +9,7 @@
 //! * `operand`: reading and writing operands, constants, special registers
 //! * `integer`, `bits`, `float`, `half`, `compare`, `convert`, `pack`, `video`: arithmetic
 //! * `memory`, `atomic`: accesses and their checks
+//! * `texture`: textures and surfaces
 //! * `control`, `sync`: branches, calls, barriers, warp operations
 //! * `cluster`: clusters of one block
 //! * `mbarrier`, `matrix`: barriers in shared memory, asynchronous copies, products of matrices
@@ -30,6 +31,7 @@ mod operand;
 mod pack;
 mod special;
 mod sync;
+mod texture;
 mod translator;
 mod video;
 

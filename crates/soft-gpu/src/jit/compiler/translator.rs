@@ -376,6 +376,9 @@ impl<'a, 'b> Translator<'a, 'b> {
                     self.integer(op)
                 }
             }
+            "tex" | "tld4" => self.texture(op),
+            "txq" | "suq" => self.texture_query(op),
+            "suld" | "sust" | "sured" => self.surface(op),
             "rem" | "mul24" | "mad24" | "sad" | "dp4a" | "dp2a" => self.integer(op),
             name if name.starts_with('v') => self.video(op),
             _ => Err("the software GPU does not know this instruction".into()),
