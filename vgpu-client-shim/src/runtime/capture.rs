@@ -5,7 +5,7 @@ use cuda_types::{CuError, CuResult};
 use super::graph::{Edge, check_edges, list};
 use super::stream::{NON_BLOCKING, flags_of};
 use crate::edge::{DefaultStream, Out, Required, entries, twins};
-use crate::graph::capture::{self, key};
+use crate::graph::capture::{self, INVALIDATED, UNJOINED, key};
 use crate::graph::store;
 use crate::handles::resolve;
 
@@ -44,8 +44,12 @@ twins! {
         let mut gone = Vec::new();
         let ended = store::with(|store| store.end(key(&target), &mut gone));
         drop(gone);
-        // CUDA Runtime API, cudaStreamEndCapture: the graph is NULL if the capture was invalidated.
-        graph.write(ended.unwrap_or(0));
+        match ended {
+            Ok(made) => graph.write(made),
+            // CUDA Runtime API, cudaStreamEndCapture: NULL if the capture was invalidated.
+            Err(INVALIDATED | UNJOINED) => graph.write(0),
+            Err(_) => return ended.map(drop),
+        };
         ended.map(drop)
     }
 

@@ -1,57 +1,17 @@
-//! Captures: streams whose calls become nodes of a graph instead of being done.
-//!
-//! A capture begins in one stream and spreads to others through events: a stream that waits for an event of the
-//! capture belongs to it from then on, until the first stream ends the capture; by then every other must have come
-//! back the same way. Each stream of a capture has a *tail*: the nodes that its next node comes after.
-//!
-//! A call that a capture forbids answers an error and *invalidates* the capture: nothing more is added, and its end
-//! answers `cudaErrorStreamCaptureInvalidated` (CUDA Programming Guide, "Prohibited and Unhandled Operations").
-//!
-//! While nothing is captured in the process, all of this costs one atomic load a call.
+//! Which streams and events belong to which capture.
 
-use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::ThreadId;
 
 use cuda_types::{CuError, CuResult};
 
-use super::store::{self, Graph, Store};
-use super::work::Work;
-use crate::handles::Resolved;
-
-/// `cudaErrorStreamCaptureInvalidated`
-pub(crate) const INVALIDATED: CuError = CuError(901);
-/// `cudaErrorStreamCaptureMerge`
-const MERGE: CuError = CuError(902);
-/// `cudaErrorStreamCaptureUnmatched`
-const UNMATCHED: CuError = CuError(903);
-/// `cudaErrorStreamCaptureUnjoined`
-const UNJOINED: CuError = CuError(904);
-/// `cudaErrorStreamCaptureIsolation`
-const ISOLATION: CuError = CuError(905);
-/// `cudaErrorStreamCaptureImplicit`
-pub(crate) const IMPLICIT: CuError = CuError(906);
-/// `cudaErrorCapturedEvent`
-const CAPTURED_EVENT: CuError = CuError(907);
-/// `cudaErrorStreamCaptureWrongThread`
-const WRONG_THREAD: CuError = CuError(908);
-
-/// `cudaStreamCaptureModeGlobal`.
-const GLOBAL: u32 = 0;
-/// `cudaStreamCaptureModeRelaxed`.
-const RELAXED: u32 = 2;
-
-/// Captures under way, and events that were recorded in one: the latter keep [`record_event`] and [`wait_event`] asking.
-static ACTIVE: AtomicUsize = AtomicUsize::new(0);
-
-thread_local! {
-    /// `cudaStreamCaptureMode` of this thread: global at first.
-    static THREAD_MODE: Cell<u32> = const { Cell::new(GLOBAL) };
-}
-
-/// A stream of the process: ordinal of its device, its name there.
-pub(crate) type Key = (usize, u64);
+use super::{
+    ACTIVE, CAPTURED_EVENT, GLOBAL, IMPLICIT, INVALIDATED, ISOLATION, Key, MERGE, RELAXED, UNJOINED,
+    UNMATCHED, WRONG_THREAD,
+};
+use crate::graph::store::{self, Graph, Store};
+use crate::graph::work::Work;
 
 /// All captures; part of the store.
 #[derive(Default)]
@@ -93,145 +53,6 @@ pub(crate) struct Info<'a> {
     pub(crate) invalid: bool,
     pub(crate) graph: u64,
     pub(crate) member: &'a Member,
-}
-
-/// The key of a stream.
-pub(crate) fn key(target: &Resolved) -> Key {
-    (target.device.ordinal, target.stream.0)
-}
-
-/// Sets the mode of this thread; the former one.
-pub(crate) fn exchange_mode(mode: u32) -> u32 {
-    THREAD_MODE.replace(mode)
-}
-
-/// Makes a node of the call if its stream is captured; `false` if the call is to be done.
-pub(crate) fn record(target: &Resolved, work: impl FnOnce() -> CuResult<Work>) -> CuResult<bool> {
-    if ACTIVE.load(Ordering::Acquire) == 0 {
-        return Ok(false);
-    }
-    let key = key(target);
-    if !store::with(|store| store.captures.takes(key))? {
-        return Ok(false);
-    }
-    // The node is made outside the lock: it may ask the device for memory or a module.
-    let work = work();
-    store::with(|store| match work {
-        Ok(work) => store.append(key, work).map(|_| true),
-        Err(error) => {
-            store.captures.invalidate_stream(key);
-            Err(error)
-        }
-    })
-}
-
-/// Records an event in a captured stream; `false` if the recording is to be done.
-pub(crate) fn record_event(target: &Resolved, event: u64) -> CuResult<bool> {
-    if ACTIVE.load(Ordering::Acquire) == 0 {
-        return Ok(false);
-    }
-    store::with(|store| store.captures.record_event(key(target), event))
-}
-
-/// Has a stream wait for an event, if one of both is captured; `false` if the wait is to be done.
-pub(crate) fn wait_event(
-    target: &Resolved,
-    event: u64,
-    was_recorded: bool,
-    blocking: impl FnOnce() -> bool,
-) -> CuResult<bool> {
-    if ACTIVE.load(Ordering::Acquire) == 0 {
-        return Ok(false);
-    }
-    store::with(|store| store.captures.wait_event(key(target), event, was_recorded, blocking()))
-}
-
-/// Refuses to wait for or to ask about a stream that is captured.
-pub(crate) fn refuse_waiting(target: &Resolved) -> CuResult<()> {
-    if ACTIVE.load(Ordering::Acquire) == 0 {
-        return Ok(());
-    }
-    store::with(|store| match store.captures.takes(key(target)) {
-        Ok(false) => Ok(()),
-        Ok(true) => {
-            store.captures.invalidate_stream(key(target));
-            Err(CuError::STREAM_CAPTURE_UNSUPPORTED)
-        }
-        Err(error) => Err(error),
-    })
-}
-
-/// Refuses to wait for a device of which a stream is captured.
-pub(crate) fn refuse_device(ordinal: usize) -> CuResult<()> {
-    if ACTIVE.load(Ordering::Acquire) == 0 {
-        return Ok(());
-    }
-    store::with(|store| {
-        store.captures.refuse(|captures, id| {
-            captures.streams.iter().any(|((device, _), member)| *device == ordinal && member.capture == id)
-        })
-    })
-}
-
-/// Refuses to wait for or to ask about an event that was recorded in a capture.
-pub(crate) fn refuse_event(event: u64) -> CuResult<()> {
-    if ACTIVE.load(Ordering::Acquire) == 0 {
-        return Ok(());
-    }
-    store::with(|store| {
-        let Some(recorded) = store.captures.events.get(&event) else { return Ok(()) };
-        let capture = recorded.capture;
-        store.captures.invalidate(capture);
-        Err(CAPTURED_EVENT)
-    })
-}
-
-/// Refuses a call that may break captures, as far as their modes and this thread's forbid it.
-///
-/// CUDA Runtime API, cudaThreadExchangeStreamCaptureMode: in global mode, every capture of this thread that is not
-/// relaxed and every global one of others forbids it; in thread-local mode, those of this thread; in relaxed, none.
-pub(crate) fn refuse_unsafe() -> CuResult<()> {
-    if ACTIVE.load(Ordering::Acquire) == 0 {
-        return Ok(());
-    }
-    let (mode, thread) = (THREAD_MODE.get(), std::thread::current().id());
-    store::with(|store| {
-        store.captures.refuse(|captures, id| {
-            let Some(capture) = captures.all.get(&id) else { return false };
-            let own = capture.thread == thread && capture.mode != RELAXED;
-            match mode {
-                GLOBAL => own || capture.mode == GLOBAL,
-                RELAXED => false,
-                _ => own,
-            }
-        })
-    })
-}
-
-/// The event is recorded outside of captures, or gone.
-pub(crate) fn forget_event(event: u64) {
-    if ACTIVE.load(Ordering::Acquire) != 0 {
-        store::with(|store| store.captures.forget_event(event));
-    }
-}
-
-/// The stream is destroyed: a capture that began in it is over without a graph.
-pub(crate) fn forget_stream(key: Key) {
-    if ACTIVE.load(Ordering::Acquire) != 0 {
-        let gone = store::with(|store| store.forget_stream(key));
-        drop(gone);
-    }
-}
-
-/// The device is reset, and its streams with it.
-pub(crate) fn forget_device(ordinal: usize) {
-    if ACTIVE.load(Ordering::Acquire) == 0 {
-        return;
-    }
-    let keys: Vec<Key> = store::with(|store| {
-        store.captures.streams.keys().filter(|(device, _)| *device == ordinal).copied().collect()
-    });
-    keys.into_iter().for_each(forget_stream);
 }
 
 impl Store {
@@ -334,7 +155,7 @@ impl Store {
     }
 
     /// A stream that a capture has spread to stays a member under its name: whether it was joined is judged at the end.
-    fn forget_stream(&mut self, key: Key) -> Vec<Graph> {
+    pub(super) fn forget_stream(&mut self, key: Key) -> Vec<Graph> {
         let mut gone = Vec::new();
         let captures = &self.captures.all;
         let ended = captures.iter().find(|(_, capture)| capture.origin == key);
@@ -351,7 +172,7 @@ impl Store {
 impl Captures {
     /// Whether calls of a stream become nodes; an error if the capture is invalid, or if the stream is the legacy one
     /// and would have to wait for a capture.
-    fn takes(&mut self, key: Key) -> CuResult<bool> {
+    pub(super) fn takes(&mut self, key: Key) -> CuResult<bool> {
         if key.1 == 0 {
             return self.refuse_legacy(key.0).map(|()| false);
         }
@@ -374,8 +195,36 @@ impl Captures {
         Err(IMPLICIT)
     }
 
+    /// Whether a stream of a device belongs to a capture.
+    pub(super) fn is_on(&self, id: u64, ordinal: usize) -> bool {
+        self.streams.iter().any(|((device, _), member)| *device == ordinal && member.capture == id)
+    }
+
+    /// Whether a call that may break captures is forbidden by one, in a mode of a thread; see `refuse_unsafe`.
+    pub(super) fn forbids_unsafe(&self, id: u64, mode: u32, thread: ThreadId) -> bool {
+        let Some(capture) = self.all.get(&id) else { return false };
+        let own = capture.thread == thread && capture.mode != RELAXED;
+        match mode {
+            GLOBAL => own || capture.mode == GLOBAL,
+            RELAXED => false,
+            _ => own,
+        }
+    }
+
+    /// Refuses an event that was recorded in a capture.
+    pub(super) fn refuse_event(&mut self, event: u64) -> CuResult<()> {
+        let Some(capture) = self.events.get(&event).map(|recorded| recorded.capture) else { return Ok(()) };
+        self.invalidate(capture);
+        Err(CAPTURED_EVENT)
+    }
+
+    /// The streams of a device that belong to captures.
+    pub(super) fn keys(&self, ordinal: usize) -> Vec<Key> {
+        self.streams.keys().filter(|(device, _)| *device == ordinal).copied().collect()
+    }
+
     /// Invalidates the captures that forbid a call.
-    fn refuse(&mut self, forbids: impl Fn(&Captures, u64) -> bool) -> CuResult<()> {
+    pub(super) fn refuse(&mut self, forbids: impl Fn(&Captures, u64) -> bool) -> CuResult<()> {
         let ids: Vec<u64> = self.all.keys().filter(|id| forbids(self, **id)).copied().collect();
         if ids.is_empty() {
             return Ok(());
@@ -384,13 +233,13 @@ impl Captures {
         Err(CuError::STREAM_CAPTURE_UNSUPPORTED)
     }
 
-    fn invalidate(&mut self, id: u64) {
+    pub(super) fn invalidate(&mut self, id: u64) {
         if let Some(capture) = self.all.get_mut(&id) {
             capture.invalid = true;
         }
     }
 
-    fn invalidate_stream(&mut self, key: Key) {
+    pub(super) fn invalidate_stream(&mut self, key: Key) {
         if let Some(id) = self.streams.get(&key).map(|member| member.capture) {
             self.invalidate(id);
         }
@@ -420,7 +269,7 @@ impl Captures {
         Ok(Some(Info { id: member.capture, invalid: capture.invalid, graph: capture.graph, member }))
     }
 
-    fn record_event(&mut self, key: Key, event: u64) -> CuResult<bool> {
+    pub(super) fn record_event(&mut self, key: Key, event: u64) -> CuResult<bool> {
         if !self.takes(key)? {
             self.forget_event(event);
             return Ok(false);
@@ -433,7 +282,13 @@ impl Captures {
         Ok(true)
     }
 
-    fn wait_event(&mut self, key: Key, event: u64, was_recorded: bool, blocking: bool) -> CuResult<bool> {
+    pub(super) fn wait_event(
+        &mut self,
+        key: Key,
+        event: u64,
+        was_recorded: bool,
+        blocking: bool,
+    ) -> CuResult<bool> {
         let recorded = self.events.get(&event).map(|recorded| (recorded.capture, recorded.nodes.clone()));
         let under_way = recorded.as_ref().is_some_and(|(id, _)| self.all.contains_key(id));
         let own = if key.1 == 0 { None } else { self.streams.get(&key).map(|member| member.capture) };
@@ -478,7 +333,7 @@ impl Captures {
         }
     }
 
-    fn forget_event(&mut self, event: u64) {
+    pub(super) fn forget_event(&mut self, event: u64) {
         if self.events.remove(&event).is_some() {
             ACTIVE.fetch_sub(1, Ordering::AcqRel);
         }
@@ -582,6 +437,26 @@ mod tests {
         assert_eq!(end(&mut store, FIRST), Err(INVALIDATED));
         assert_eq!(end(&mut store, SECOND), Err(INVALIDATED));
         store.captures.forget_event(EVENT);
+    }
+
+    #[test]
+    fn what_may_break_captures_is_judged_by_both_modes_and_the_thread() {
+        const THREAD_LOCAL: u32 = 1;
+        let here = std::thread::current().id();
+        let elsewhere = std::thread::spawn(|| std::thread::current().id()).join().unwrap();
+        for (capture_mode, by_mode) in [
+            (GLOBAL, [[true, true, false], [true, false, false]]),
+            (THREAD_LOCAL, [[true, true, false], [false, false, false]]),
+            (RELAXED, [[false; 3]; 2]),
+        ] {
+            let mut store = begun(capture_mode);
+            let id = store.captures.info(FIRST).unwrap().unwrap().id;
+            let asked = [here, elsewhere].map(|thread| {
+                [GLOBAL, THREAD_LOCAL, RELAXED].map(|mode| store.captures.forbids_unsafe(id, mode, thread))
+            });
+            assert_eq!(asked, by_mode, "capture mode {capture_mode}");
+            end(&mut store, FIRST).unwrap();
+        }
     }
 
     #[test]
