@@ -2,7 +2,7 @@
 //!
 //! A graph is edited under one lock ([`store`]). Instantiating copies it into a [`exec::Plan`]: checked, in an order
 //! that respects every dependency, and independent of what happens to the graph. Launching posts the plan to the
-//! stream in that order (why a line is enough: `docs/adr/0008-graphs-live-in-the-client.md`).
+//! stream in that order (why a line is enough: `docs/adr/0010-graphs-live-in-the-client.md`).
 //!
 //! What must never happen: calling a session, or the program's own functions, under the lock of the store. Both may
 //! wait, and a destructor of the program may do anything but call CUDA.
