@@ -78,6 +78,12 @@ impl<T> Table<T> {
         all.as_mut().and_then(|all| all.remove(&handle)).ok_or(CuError::INVALID_HANDLE)
     }
 
+    /// Whether a handle stands for something that meets a condition.
+    pub(crate) fn any(&self, condition: impl Fn(&T) -> bool) -> bool {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        all.as_ref().is_some_and(|all| all.values().any(|thing| condition(thing)))
+    }
+
     /// Takes back every handle that `gone` names: its device was reset.
     pub(crate) fn remove_where(&self, gone: impl Fn(&T) -> bool) {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);

@@ -9,6 +9,7 @@
 //! * `config`, `log`: the environment, lines on standard error
 //! * `edge`: what the shapes of entry points may assume
 //! * `state`, `handles`, `registry`, `images`, `globals`: devices and threads; streams and events; what was registered
+//! * `graph`: graphs and captures, which live on this side only
 //! * `managed`: memory that both sides reach at the same address
 //! * `process`: what the client crate needs of this process: threads, address space, fork, exit
 //! * `runtime`: the chapters: `device memory stream event launch ...`
@@ -18,6 +19,7 @@
 mod config;
 mod edge;
 mod globals;
+mod graph;
 mod handles;
 mod images;
 mod log;

@@ -16,16 +16,27 @@ use proto::{FunctionFacts, GlobalFacts, ModuleCalls, ModuleFacts};
 
 use crate::globals::GLOBALS;
 use crate::images::Images;
-use crate::log;
+use crate::managed::variable::{self, Placed};
 use crate::runtime::error::{INVALID_DEVICE_FUNCTION, INVALID_SYMBOL};
 use crate::state::Device;
+use crate::{log, managed};
 
 /// One registered fatbin and its modules, by device.
 pub(crate) struct Fatbin {
     images: Images,
-    /// The name of a `__managed__` variable in it: such a module is refused, see [`Fatbin::module`].
-    managed: Mutex<Option<CString>>,
+    /// Its `__managed__` variables.
+    managed: Mutex<Vec<Managed>>,
     modules: Mutex<HashMap<usize, CuResult<Arc<Module>>>>,
+}
+
+/// A `__managed__` variable.
+struct Managed {
+    name: CString,
+    bytes: usize,
+    /// The program's pointer to it, which is set when the variable has a place.
+    pointer: usize,
+    /// Device and address.
+    place: Option<(usize, u64)>,
 }
 
 /// A fatbin loaded on a device.
@@ -121,18 +132,27 @@ pub(crate) fn add_variable(handle: usize, shadow: usize, name: &CStr, bytes: usi
     });
 }
 
-/// Notes that a fatbin has a managed variable.
-pub(crate) fn add_managed(handle: usize, name: &CStr) {
+/// Registers a managed variable, which the program reaches through the pointer at `pointer`.
+///
+/// # Safety
+/// `pointer` is that of nvcc's own code: a pointer variable that stays as long as the fatbin is registered.
+pub(crate) unsafe fn add_managed(handle: usize, pointer: usize, name: &CStr, bytes: usize) {
     let fatbin = read(|registry| registry.fatbins.get(&handle).cloned());
     if let Some(fatbin) = fatbin {
-        lock(&fatbin.managed).get_or_insert_with(|| name.to_owned());
+        lock(&fatbin.managed).push(Managed { name: name.to_owned(), bytes, pointer, place: None });
     }
 }
 
-/// The name of a managed variable of the fatbin, if it has one.
-pub(crate) fn managed_variable(handle: usize) -> Option<CString> {
-    let fatbin = read(|registry| registry.fatbins.get(&handle).cloned())?;
-    lock(&fatbin.managed).clone()
+/// Gives the managed variables of a fatbin their places, on `device` if they have none yet.
+pub(crate) fn place_managed(handle: usize, device: &Device) -> CuResult<()> {
+    let fatbin = read(|registry| registry.fatbins.get(&handle).cloned());
+    fatbin.map_or(Ok(()), |fatbin| fatbin.place_managed(device).map(drop))
+}
+
+/// Whether a fatbin has managed variables.
+pub(crate) fn has_managed(handle: usize) -> bool {
+    let fatbin = read(|registry| registry.fatbins.get(&handle).cloned());
+    fatbin.is_some_and(|fatbin| !lock(&fatbin.managed).is_empty())
 }
 
 /// The kernel behind a host stub, or behind a `cudaKernel_t` that was given in its place.
@@ -171,6 +191,9 @@ pub(crate) fn forget_device(ordinal: usize) {
     read(|registry| {
         for fatbin in registry.fatbins.values() {
             lock(&fatbin.modules).remove(&ordinal);
+            for variable in lock(&fatbin.managed).iter_mut() {
+                variable.place = variable.place.filter(|(device, _)| *device != ordinal);
+            }
         }
         for kernel in registry.kernels.values() {
             kernel.loaded.write().unwrap_or_else(PoisonError::into_inner).remove(&ordinal);
@@ -184,13 +207,6 @@ impl Fatbin {
         let mut modules = lock(&self.modules);
         if let Some(module) = modules.get(&device.ordinal) {
             return module.clone();
-        }
-        if let Some(name) = &*lock(&self.managed) {
-            // Its kernels would read memory that the program cannot write: refused rather than wrong.
-            log::error(format_args!(
-                "{name:?} is a __managed__ variable, which is not supported yet; cudaMallocManaged is"
-            ));
-            return Err(CuError::NOT_SUPPORTED);
         }
         let module = self.load(device).map(Arc::new);
         // What else goes wrong may go better next time: memory can be freed, a link be restored.
@@ -207,6 +223,7 @@ impl Fatbin {
         // A program compiled with -rdc=true: the linked image is ELF only, for some architectures; what a device of
         // another one runs is linked from the parts.
         let loaded = match own {
+            _ if !lock(&self.managed).is_empty() => self.load_with_managed(device, &session),
             Some(own) => match session.load_module(vec![own]) {
                 Err(CuError::NO_BINARY_FOR_GPU) if self.images.has_parts() => self.link(device, &session),
                 other => other,
@@ -231,6 +248,62 @@ impl Fatbin {
         Ok(Module { handle, functions: functions.collect(), globals: globals.collect() })
     }
 
+    /// Loads PTX in which the addresses of managed variables stand for their names.
+    fn load_with_managed(&self, device: &Device, session: &Session) -> CuResult<(CUmodule, ModuleFacts)> {
+        let placed = self.place_managed(device)?;
+        let texts: Vec<String> =
+            self.texts(device)?.iter().map(|text| variable::place(text, &placed)).collect();
+        let (handle, mut facts) = session.load_module(texts.iter().map(String::as_bytes).collect())?;
+        // What the module has under their names is not what the program calls so.
+        facts.globals.retain(|global| placed.iter().all(|variable| variable.name != global.name));
+        Ok((handle, facts))
+    }
+
+    /// The PTX of the image, or of the parts that it is linked from.
+    fn texts(&self, device: &Device) -> CuResult<Vec<String>> {
+        let capability = capability(device)?;
+        let text = |image: &&'static [u8]| {
+            let container = fatbin::Fatbin::parse(image).ok()?;
+            container.best_ptx(capability)?.ptx().ok()
+        };
+        let own: Vec<String> = self.images.own().iter().filter_map(text).collect();
+        let texts = if own.is_empty() {
+            self.images.parts_for(capability, true).iter().filter_map(text).collect()
+        } else {
+            own
+        };
+        if texts.is_empty() {
+            log::error(format_args!(
+                "a module with __managed__ variables needs PTX: compile it with -arch=compute_XX or sm_XX"
+            ));
+            return Err(CuError::NO_BINARY_FOR_GPU);
+        }
+        Ok(texts)
+    }
+
+    fn place_managed(&self, device: &Device) -> CuResult<Vec<Placed>> {
+        let mut variables = lock(&self.managed);
+        if variables.iter().any(|variable| variable.place.is_none()) {
+            let texts = self.texts(device)?;
+            for variable in variables.iter_mut().filter(|variable| variable.place.is_none()) {
+                variable.settle(device, &texts)?;
+            }
+        }
+        let placed = variables.iter().filter_map(|variable| {
+            let (ordinal, address) = variable.place?;
+            Some((ordinal, Placed { name: variable.name.to_string_lossy().into_owned(), address }))
+        });
+        let (ordinals, placed): (Vec<usize>, Vec<Placed>) = placed.unzip();
+        if ordinals.iter().any(|ordinal| *ordinal != device.ordinal) {
+            log::error(format_args!(
+                "__managed__ variables are on the device that used them first; device {} cannot reach them",
+                device.ordinal
+            ));
+            return Err(CuError::NOT_SUPPORTED);
+        }
+        Ok(placed)
+    }
+
     /// Links the parts of the image on `device`: first with machine code where they have it, then from PTX alone,
     /// for a device that compiles everything itself.
     fn link(&self, device: &Device, session: &Session) -> CuResult<(CUmodule, ModuleFacts)> {
@@ -239,6 +312,30 @@ impl Fatbin {
             Err(CuError::NO_BINARY_FOR_GPU) => session.load_module(self.images.parts_for(capability, true)),
             other => other,
         }
+    }
+}
+
+impl Managed {
+    /// Takes managed memory for the variable, fills it, and tells the program where it is.
+    fn settle(&mut self, device: &Device, texts: &[String]) -> CuResult<()> {
+        let name = self.name.to_string_lossy();
+        let mut initial = Vec::new();
+        for text in texts {
+            if let Some(bytes) = variable::initial_bytes(text, &name)? {
+                initial = bytes;
+            }
+        }
+        if initial.len() > self.bytes {
+            log::error(format_args!("{name:?} is longer in its module than in the program"));
+            return Err(INVALID_SYMBOL);
+        }
+        let address = managed::allocate(device, self.bytes.max(1))?;
+        managed::fill(address, &initial);
+        self.place = Some((device.ordinal, address));
+        let pointer = std::ptr::with_exposed_provenance_mut::<u64>(self.pointer);
+        // SAFETY: the program's own pointer variable, as `add_managed`'s caller vouched.
+        unsafe { pointer.write(address) };
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use proto::{DeviceFacts, StreamCalls};
 use crate::config::{Target, config};
 use crate::globals::GLOBALS;
 use crate::handles::{EVENTS, STREAMS};
-use crate::{log, managed, process, registry, runtime};
+use crate::{graph, log, managed, process, registry, runtime};
 use client::{Remote, Session};
 
 /// The devices of this process, in order of their ordinals.
@@ -173,6 +173,8 @@ impl Device {
     pub(crate) fn reset(&self) -> CuResult<()> {
         self.remote()?.reset()?;
         self.idle_streams.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        graph::capture::forget_device(self.ordinal);
+        graph::memory::forget_device(self.ordinal);
         STREAMS.remove_where(|stream| stream.ordinal == self.ordinal);
         EVENTS.remove_where(|event| event.ordinal == self.ordinal);
         registry::forget_device(self.ordinal);

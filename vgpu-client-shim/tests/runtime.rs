@@ -277,7 +277,8 @@ fn without_a_usable_server_one_line_names_variable_address_and_remedy() {
         (&[("VGPU_SERVER", "host:zero")], &["VGPU_SERVER", "         ^^^^"]),
         (&[("VGPU_SERVER", &refused)], &["VGPU_SERVER", "127.0.0.1", "nobody listens"]),
         (&[("DSCUDA_SERVER", "unix:/nowhere/at/all")], &["DSCUDA_SERVER", "/nowhere/at/all"]),
-        (&[("VGPU_SERVER", "ib://localhost:0")], &["verbs", "tcp"]),
+        // Verbs begin with TCP, and there is nobody.
+        (&[("VGPU_SERVER", "ib://localhost:0")], &["VGPU_SERVER", "localhost:40800"]),
         (&[("VGPU_SERVER", "localhost:0,localhost:1")], &["replica", "not available yet"]),
     ];
     for (variables, words) in cases {

@@ -279,6 +279,11 @@ impl Session {
         verbs::summary(&*self.link).unwrap_or_else(|| format!("link to {}", self.link.peer()))
     }
 
+    /// Whether the network reaches the device's memory without the worker's staging.
+    pub fn uses_gpudirect(&self) -> bool {
+        self.bulk.as_ref().is_some_and(|bulk| bulk.gpudirect)
+    }
+
     /// Memory registrations with network adapters in this process so far.
     pub fn registrations(&self) -> u64 {
         self.link.direct().map_or(0, |direct| direct.statistics().registrations)

@@ -247,6 +247,8 @@ pub enum Operand {
     Register(RegId),
     /// `!p`: a negated predicate.
     Not(RegId),
+    /// `%r.b0`, `-%r`, `-%r.h1`: a part of a register, perhaps negated; an empty name is the whole.
+    Part(RegId, bool, Box<str>),
     /// `-%r` or a negated literal is folded; this is the integer literal's bits.
     Int(u64),
     /// `0f3F800000`

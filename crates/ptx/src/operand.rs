@@ -43,7 +43,7 @@ impl<'a> Parser<'a> {
                     _ => self.lexer.error(format!("{name} is not a predicate")),
                 }
             }
-            Token::Punct(b'-') | Token::Number(_) => self.number(),
+            Token::Punct(b'-') | Token::Number(_) => self.number(body),
             Token::Word("_") => {
                 self.lexer.advance()?;
                 Ok(Operand::Sink)
@@ -59,6 +59,12 @@ impl<'a> Parser<'a> {
     fn named(&mut self, body: &mut Body, name: &'a str) -> Result<Operand, SyntaxError> {
         match self.scopes.lookup(name, body) {
             Some(Local::Register(register)) => {
+                if let Token::Directive(part) = self.lexer.token
+                    && self.lexer.is_adjacent()
+                {
+                    self.lexer.advance()?;
+                    return Ok(Operand::Part(register, false, part.into()));
+                }
                 let offset = self.signed_offset()?;
                 let register = Operand::Register(register);
                 Ok(if offset == 0 { register } else { Operand::Address(vec![register], offset) })
@@ -95,8 +101,16 @@ impl<'a> Parser<'a> {
         Ok(items)
     }
 
-    fn number(&mut self) -> Result<Operand, SyntaxError> {
+    fn number(&mut self, body: &mut Body) -> Result<Operand, SyntaxError> {
         let negative = self.take(b'-')?;
+        if let (true, Token::Word(name)) = (negative, self.lexer.token) {
+            self.lexer.advance()?;
+            return match self.named(body, name)? {
+                Operand::Register(register) => Ok(Operand::Part(register, true, "".into())),
+                Operand::Part(register, _, part) => Ok(Operand::Part(register, true, part)),
+                _ => self.lexer.error(format!("{name} cannot be negated")),
+            };
+        }
         let Token::Number(text) = self.lexer.token else {
             return self.lexer.error("a number is expected");
         };

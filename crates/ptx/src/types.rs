@@ -24,6 +24,7 @@ pub enum ScalarType {
     Tf32,
     F32,
     F64,
+    F32x2,
     Pred,
     U16x2,
     S16x2,
@@ -53,6 +54,7 @@ impl ScalarType {
             "tf32" => Self::Tf32,
             "f32" => Self::F32,
             "f64" => Self::F64,
+            "f32x2" => Self::F32x2,
             "pred" => Self::Pred,
             "u16x2" => Self::U16x2,
             "s16x2" => Self::S16x2,
@@ -67,7 +69,7 @@ impl ScalarType {
         match self {
             Self::B8 | Self::U8 | Self::S8 | Self::Pred => 1,
             Self::B16 | Self::U16 | Self::S16 | Self::F16 | Self::Bf16 => 2,
-            Self::B64 | Self::U64 | Self::S64 | Self::F64 => 8,
+            Self::B64 | Self::U64 | Self::S64 | Self::F64 | Self::F32x2 => 8,
             Self::B128 => 16,
             _ => 4,
         }

@@ -25,6 +25,11 @@ pub(crate) struct AllocationProp {
 }
 
 entries! {
+    /// There is no device memory to share by descriptor, as the device's attributes say.
+    fn cuMemGetHandleForAddressRange(_handle: Out<c_int>, _address: u64, _bytes: usize, _kind: c_int, _flags: u64) {
+        Err(CuError::NOT_SUPPORTED)
+    }
+
     fn cuMemAddressReserve(address: Out<u64>, bytes: usize, alignment: usize, hint: u64, flags: u64) {
         if bytes == 0 || !(bytes as u64).is_multiple_of(CHUNK_BYTES) || flags != 0 || alignment as u64 > CHUNK_BYTES {
             return Err(CuError::INVALID_VALUE);

@@ -243,5 +243,10 @@ impl Kernel for JitKernel {
             heap_bytes: context.heap_bytes,
             objects: Arc::clone(context.objects.objects()),
         })
+        .map_err(|fault| {
+            let place = fault.culprit.map_or(String::new(), |culprit| format!(" in {culprit}"));
+            tracing(&format!("kernel {} ends with {}{place}", self.facts.name, fault.error));
+            fault.error
+        })
     }
 }

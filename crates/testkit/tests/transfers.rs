@@ -11,6 +11,7 @@ use proto::{ContextCalls, Device, MemoryCalls, StreamCalls};
 use soft_gpu::{SoftGpu, SoftOptions};
 use testkit::{Harness, Wire};
 use vgpu_server::null::NullGpu;
+use vgpu_server::worker::gpudirect::Policy;
 use vgpu_server::worker::{SessionEnd, WorkerOptions};
 
 /// 1 MiB of staging, as the deadlock scenarios ask for.
@@ -51,6 +52,7 @@ fn connect_as(way: Way, ordinal: u32) -> (Harness, Arc<Session>) {
     };
     let harness = Harness::new(way.wire, device, ordinal, little_staging());
     let session = harness.remote.session().expect("a worker");
+    assert_eq!(session.uses_gpudirect(), way.gpudirect);
     (harness, session)
 }
 
@@ -430,4 +432,73 @@ on_every_wire! { @ over_memory_with_much_memory Memory false
 }
 on_every_wire! { @ over_tcp_with_much_memory Tcp false
     memory_that_was_freed_can_be_allocated_again_and_again
+}
+
+fn soft_gpu_over_verbs(policy: Policy) -> Harness {
+    let device = Arc::new(SoftGpu::open(0, SoftOptions::default()).expect("a software GPU"));
+    Harness::new(Wire::Verbs, device, 0, WorkerOptions { gpudirect: policy, ..little_staging() })
+}
+
+#[test]
+fn verbs_register_memory_once_and_not_for_every_copy() {
+    if testkit::verbs_address().is_none() {
+        return;
+    }
+    for policy in [Policy::On, Policy::Off] {
+        let harness = soft_gpu_over_verbs(policy);
+        let session = harness.remote.session().expect("a worker");
+        assert_eq!(session.uses_gpudirect(), policy == Policy::On);
+        let device = session.cuMemAlloc(MIB as u64).expect("memory");
+        let (locked, pageable) = (registered(MIB, pattern(1)), host(MIB, pattern(2)));
+        let copy_all = || {
+            for memory in [locked, pageable] {
+                session.copy_to_device(device, memory, CUstream::NULL, false).expect("up");
+                session.copy_to_host(memory, device, CUstream::NULL, false).expect("down");
+            }
+            session.cuCtxSynchronize().expect("done");
+        };
+        copy_all();
+        let before = session.registrations();
+        (0..10).for_each(|_| copy_all());
+        assert_eq!(session.registrations(), before, "{policy:?}");
+        assert!(holds_pattern(locked, 1) && holds_pattern(pageable, 2));
+        // Memory that is given back is registered anew when it is used again.
+        assert!(hazards::unregister(locked.address()).is_some());
+        assert!(hazards::register(locked));
+        copy_all();
+        assert_eq!(session.registrations(), before + 1, "{policy:?}");
+        assert!(holds_pattern(locked, 1) && holds_pattern(pageable, 2));
+        hazards::unregister(locked.address());
+    }
+}
+
+#[test]
+fn verbs_memory_that_is_freed_and_allocated_again_is_reached_anew() {
+    if testkit::verbs_address().is_none() {
+        return;
+    }
+    let harness = soft_gpu_over_verbs(Policy::On);
+    let session = harness.remote.session().expect("a worker");
+    for round in 0..10 {
+        let bytes = 200_000 + 70_000 * (round % 3);
+        let device = session.cuMemAlloc(bytes as u64).expect("memory");
+        let (up, down) = (registered(bytes, pattern(round)), registered(bytes, |_| 0));
+        session.copy_to_device(device, up, CUstream::NULL, false).expect("up");
+        session.copy_to_host(down, device, CUstream::NULL, false).expect("down");
+        session.cuCtxSynchronize().expect("done");
+        assert!(holds_pattern(down, round), "round {round}");
+        session.cuMemFree(device).expect("freed");
+        hazards::unregister(up.address());
+        hazards::unregister(down.address());
+    }
+}
+
+#[test]
+fn verbs_a_client_is_refused_where_gpudirect_must_be_and_cannot() {
+    if testkit::verbs_address().is_none() {
+        return;
+    }
+    let options = WorkerOptions { gpudirect: Policy::On, ..little_staging() };
+    let harness = Harness::new(Wire::Verbs, Arc::new(NullGpu::new(false)), 0, options);
+    assert_eq!(harness.remote.session().map(drop), Err(CuError::DEVICE_UNAVAILABLE));
 }

@@ -13,6 +13,7 @@
 //! addresses are touched.
 
 mod fault;
+pub(crate) mod variable;
 mod view;
 
 use std::collections::BTreeMap;
@@ -95,6 +96,14 @@ pub(crate) fn allocate(device: &Device, bytes: usize) -> CuResult<u64> {
     managed().get_or_insert_default().ranges.insert(start, range);
     COUNT.fetch_add(1, Ordering::Release);
     Ok(start as u64)
+}
+
+/// Gives new managed memory its first bytes.
+pub(crate) fn fill(address: u64, bytes: &[u8]) {
+    let start = usize::try_from(address).unwrap_or(0);
+    if let Some(range) = managed().as_ref().and_then(|managed| managed.ranges.get(&start)) {
+        range.pages.span(0, bytes.len()).write().copy_from_slice(bytes);
+    }
 }
 
 /// Frees managed memory; `None` if `pointer` does not start a managed range.

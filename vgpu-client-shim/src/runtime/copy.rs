@@ -11,6 +11,8 @@ use proto::param::Copy2D;
 use super::error::{INVALID_MEMCPY_DIRECTION, INVALID_PITCH_VALUE};
 use super::memory::host_span;
 use crate::edge::{Required, entries, twins};
+use crate::graph::capture;
+use crate::graph::work::Work;
 use crate::handles::{Resolved, resolve};
 use crate::managed;
 use crate::state::{Device, devices};
@@ -19,13 +21,13 @@ entries! {
     /// Copies between two devices.
     fn cudaMemcpyPeer(dst: u64, dst_device: c_int, src: u64, src_device: c_int, bytes: usize) {
         let target = resolve(crate::edge::DefaultStream::Legacy, 0)?;
-        peer(&target, dst, dst_device, src, src_device, bytes)
+        peer(&target, dst, dst_device, src, src_device, bytes, Timing::Sync)
     }
 
     /// Copies between two devices, in stream order.
     fn cudaMemcpyPeerAsync(dst: u64, dst_device: c_int, src: u64, src_device: c_int, bytes: usize, stream: u64) {
         let target = resolve(crate::edge::DefaultStream::Legacy, stream)?;
-        peer(&target, dst, dst_device, src, src_device, bytes)
+        peer(&target, dst, dst_device, src, src_device, bytes, Timing::Async)
     }
 }
 
@@ -86,7 +88,7 @@ pub(crate) struct PitchedPointer {
 
 /// `cudaPos`.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Position {
     pub(crate) x: usize,
     pub(crate) y: usize,
@@ -95,16 +97,49 @@ pub(crate) struct Position {
 
 /// `cudaMemcpy3DParms`.
 #[repr(C)]
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Box3D {
-    pub(super) src_array: *const c_void,
-    pub(super) src_position: Position,
-    pub(super) src: PitchedPointer,
-    pub(super) dst_array: *const c_void,
-    pub(super) dst_position: Position,
-    pub(super) dst: PitchedPointer,
-    pub(super) extent: Extent,
-    pub(super) kind: c_int,
+    pub(crate) src_array: *const c_void,
+    pub(crate) src_position: Position,
+    pub(crate) src: PitchedPointer,
+    pub(crate) dst_array: *const c_void,
+    pub(crate) dst_position: Position,
+    pub(crate) dst: PitchedPointer,
+    pub(crate) extent: Extent,
+    pub(crate) kind: c_int,
+}
+
+// SAFETY: arrays are handles here, never looked behind by their pointers; a graph keeps them for another thread.
+unsafe impl Send for Box3D {}
+
+impl Box3D {
+    /// A rectangle as a box of one slice.
+    fn of_rectangle(rectangle: Rectangle, kind: c_int) -> Box3D {
+        let Rectangle { dst, dst_pitch, src, src_pitch, width, height } = rectangle;
+        let end = |address, pitch| PitchedPointer { address, pitch, width, height };
+        Box3D {
+            src_array: std::ptr::null(),
+            src_position: Position::default(),
+            src: end(src, src_pitch),
+            dst_array: std::ptr::null(),
+            dst_position: Position::default(),
+            dst: end(dst, dst_pitch),
+            extent: Extent { width, height, depth: 1 },
+            kind,
+        }
+    }
+
+    /// Bytes in a row as a box.
+    pub(crate) fn of_bytes(dst: u64, src: u64, bytes: usize, kind: c_int) -> Box3D {
+        let rectangle = Rectangle { dst, dst_pitch: bytes, src, src_pitch: bytes, width: bytes, height: 1 };
+        Box3D::of_rectangle(rectangle, kind)
+    }
+
+    /// Whether both ends are given, each as an array or as an address.
+    pub(crate) fn names_both_ends(&self) -> bool {
+        let named = |array: *const c_void, end: &PitchedPointer| !array.is_null() || end.address != 0;
+        named(self.src_array, &self.src) && named(self.dst_array, &self.dst)
+    }
 }
 
 /// Whether the caller may use host memory again when the call returns.
@@ -113,6 +148,9 @@ pub(crate) enum Timing {
     Sync,
     Async,
 }
+
+/// `cudaMemcpyDeviceToDevice`.
+const DEVICE_TO_DEVICE: c_int = 3;
 
 /// Both ends of a copy, found.
 enum Way {
@@ -133,6 +171,15 @@ pub(super) struct Rectangle {
     pub(super) height: usize,
 }
 
+/// Whether the copy has become a node of a graph; an error where a capture forbids it.
+fn captured(target: &Resolved, timing: Timing, copy: impl FnOnce() -> Box3D) -> CuResult<bool> {
+    if timing == Timing::Async {
+        return capture::record(target, || Work::copy(copy()));
+    }
+    // CUDA Programming Guide, "Prohibited and Unhandled Operations": these wait for their stream, the legacy one mostly.
+    capture::refuse_waiting(target).map(|()| false)
+}
+
 /// Copies `bytes` bytes in the order of `target`'s stream.
 pub(crate) fn copy(
     target: &Resolved,
@@ -142,6 +189,9 @@ pub(crate) fn copy(
     kind: c_int,
     timing: Timing,
 ) -> CuResult<()> {
+    if captured(target, timing, || Box3D::of_bytes(dst, src, bytes, kind))? {
+        return Ok(());
+    }
     if !(0..=4).contains(&kind) {
         return Err(INVALID_MEMCPY_DIRECTION);
     }
@@ -265,8 +315,12 @@ fn peer(
     src: u64,
     src_device: c_int,
     bytes: usize,
+    timing: Timing,
 ) -> CuResult<()> {
     let (to, from) = (devices().get(dst_device)?, devices().get(src_device)?);
+    if captured(target, timing, || Box3D::of_bytes(dst, src, bytes, DEVICE_TO_DEVICE))? {
+        return Ok(());
+    }
     if bytes == 0 {
         return target.session.check();
     }
@@ -285,6 +339,9 @@ fn peer(
 
 pub(super) fn copy_2d(target: &Resolved, rectangle: Rectangle, kind: c_int, timing: Timing) -> CuResult<()> {
     let Rectangle { dst, dst_pitch, src, src_pitch, width, height } = rectangle;
+    if captured(target, timing, || Box3D::of_rectangle(rectangle, kind))? {
+        return Ok(());
+    }
     if !(0..=4).contains(&kind) {
         return Err(INVALID_MEMCPY_DIRECTION);
     }
@@ -350,7 +407,11 @@ fn rows(
     }
 }
 
+/// Copies a box in the order of `target`'s stream.
 pub(crate) fn copy_3d(target: &Resolved, parameters: &Box3D, timing: Timing) -> CuResult<()> {
+    if captured(target, timing, || *parameters)? {
+        return Ok(());
+    }
     let Box3D { src, dst, src_position, dst_position, extent, kind, .. } = *parameters;
     if !parameters.src_array.is_null() || !parameters.dst_array.is_null() {
         return super::array_copy::copy_arrays(target, parameters, timing);

@@ -9,6 +9,7 @@ use proto::{ContextCalls, DeviceFacts};
 
 use super::error::{self, PEER_ACCESS_UNSUPPORTED};
 use crate::edge::{Out, Required, entries};
+use crate::graph::capture;
 use crate::log;
 use crate::state::{self, Device, Preferences, devices};
 
@@ -72,12 +73,12 @@ entries! {
 
     /// Waits for everything on the current device.
     fn cudaDeviceSynchronize() {
-        devices().current()?.session()?.cuCtxSynchronize()
+        synchronize()
     }
 
     /// `cudaDeviceSynchronize` under its first name.
     fn cudaThreadSynchronize() {
-        devices().current()?.session()?.cuCtxSynchronize()
+        synchronize()
     }
 
     /// Ends the context of the current device.
@@ -296,6 +297,13 @@ fn bus_id(facts: &DeviceFacts) -> String {
     let part = |attribute: DeviceAttribute| facts.attribute(attribute.0).unwrap_or(0);
     let (domain, bus) = (part(DeviceAttribute::PCI_DOMAIN_ID), part(DeviceAttribute::PCI_BUS_ID));
     format!("{domain:04X}:{bus:02X}:{:02X}.0", part(DeviceAttribute::PCI_DEVICE_ID))
+}
+
+/// Waits for the work of this thread's device, none of which may be captured.
+fn synchronize() -> CuResult<()> {
+    let device = devices().current()?;
+    capture::refuse_device(device.ordinal)?;
+    device.session()?.cuCtxSynchronize()
 }
 
 fn reset() -> CuResult<()> {

@@ -6,6 +6,8 @@ use cuda_types::{CuError, CuResult};
 use proto::EventCalls;
 
 use crate::edge::{DefaultStream, Out, Required, entries, twins};
+use crate::graph::capture;
+use crate::graph::work::{self, Work};
 use crate::handles::{self, EVENTS, Event, resolve};
 use crate::state::devices;
 
@@ -27,12 +29,14 @@ entries! {
 
     /// Ends an event; what waits for it is not disturbed.
     fn cudaEventDestroy(event: u64) {
+        capture::forget_event(event);
         let event = EVENTS.remove(event)?;
         handles::device(event.ordinal)?.session()?.cuEventDestroy(event.name)
     }
 
     /// Waits for the event's last recording.
     fn cudaEventSynchronize(event: u64) {
+        capture::refuse_event(event)?;
         let event = EVENTS.get(event)?;
         let session = handles::device(event.ordinal)?.session()?;
         // CUDA Runtime API, cudaEventSynchronize: an event that was never recorded is complete.
@@ -41,6 +45,8 @@ entries! {
 
     /// Whether the event's last recording is complete.
     fn cudaEventQuery(event: u64) {
+        capture::refuse_event(event)?;
+        capture::refuse_unsafe()?;
         let event = EVENTS.get(event)?;
         let session = handles::device(event.ordinal)?.session()?;
         if event.recorded.load(Ordering::Acquire) { session.cuEventQuery(event.name) } else { session.check() }
@@ -63,11 +69,11 @@ twins! {
         record(default, event, stream)
     }
 
-    /// Records the event in the stream; flag 1 concerns captures only.
+    /// Records the event in the stream; flag 1 makes a captured recording a node, seen outside of the graph.
     fn cudaEventRecordWithFlags, cudaEventRecordWithFlags_ptsz(default; event: u64, stream: u64, flags: u32) {
         match flags {
             0 => record(default, event, stream),
-            1 => Err(CuError::NOT_SUPPORTED),
+            1 => record_external(default, event, stream),
             _ => Err(CuError::INVALID_VALUE),
         }
     }
@@ -94,14 +100,20 @@ fn create(event: Out<'_, u64>, flags: u32) -> CuResult<()> {
 }
 
 fn record(default: DefaultStream, event: u64, stream: u64) -> CuResult<()> {
-    let event = EVENTS.get(event)?;
     let target = resolve(default, stream)?;
-    if event.ordinal != target.device.ordinal {
-        return Err(CuError::INVALID_HANDLE);
+    EVENTS.get(event)?;
+    if capture::record_event(&target, event)? { Ok(()) } else { work::record(&target, event) }
+}
+
+fn record_external(default: DefaultStream, event: u64, stream: u64) -> CuResult<()> {
+    let target = resolve(default, stream)?;
+    EVENTS.get(event)?;
+    // CUDA Runtime API, cudaEventRecordWithFlags: external recordings exist in captures only.
+    if capture::record(&target, || Ok(Work::RecordEvent(event)))? {
+        capture::forget_event(event);
+        return Ok(());
     }
-    target.session.cuEventRecord(event.name, target.stream)?;
-    event.recorded.store(true, Ordering::Release);
-    Ok(())
+    Err(CuError::INVALID_VALUE)
 }
 
 fn elapsed(milliseconds: Out<'_, f32>, start: u64, end: u64) -> CuResult<()> {

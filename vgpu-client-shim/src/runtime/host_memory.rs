@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use cuda_types::{CuError, CuResult, HostSpan};
 
 use crate::edge::{Out, Required, entries};
+use crate::graph::capture;
 use crate::state::{Device, devices};
 use crate::{log, managed};
 use client::hazards;
@@ -43,12 +44,14 @@ const MAPPED: u32 = 2;
 entries! {
     /// Allocates page-locked memory.
     fn cudaMallocHost(pointer: Out<'_, *mut c_void>, bytes: usize) {
+        capture::refuse_unsafe()?;
         pointer.required()?.write(allocate(bytes, 0)?);
         Ok(())
     }
 
     /// Allocates page-locked memory.
     fn cudaHostAlloc(pointer: Out<'_, *mut c_void>, bytes: usize, flags: u32) {
+        capture::refuse_unsafe()?;
         let pointer = pointer.required()?;
         if flags & !ALLOCATION_FLAGS != 0 {
             return Err(CuError::INVALID_VALUE);
@@ -92,6 +95,7 @@ entries! {
 
     /// Frees page-locked memory.
     fn cudaFreeHost(pointer: *mut c_void) {
+        capture::refuse_unsafe()?;
         let session = devices().current()?.session()?;
         if pointer.is_null() {
             return session.check();
@@ -117,6 +121,7 @@ entries! {
 
     /// Page-locks memory of the program.
     fn cudaHostRegister(pointer: *mut c_void, bytes: usize, flags: u32) {
+        capture::refuse_unsafe()?;
         devices().current()?.session()?.check()?;
         if pointer.is_null() || bytes == 0 {
             return Err(CuError::INVALID_VALUE);
@@ -135,6 +140,7 @@ entries! {
 
     /// Ends what `cudaHostRegister` began.
     fn cudaHostUnregister(pointer: *mut c_void) {
+        capture::refuse_unsafe()?;
         devices().current()?.session()?.check()?;
         if pointer.is_null() {
             return Err(CuError::INVALID_VALUE);

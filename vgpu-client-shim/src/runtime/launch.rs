@@ -7,14 +7,17 @@ use std::ffi::c_void;
 use std::mem::MaybeUninit;
 
 use client::LaunchRefusal;
+use cuda_types::attribute::DeviceAttribute;
 use cuda_types::{CuError, CuResult, Dim3};
 
 use super::error::{self, INVALID_CONFIGURATION, MISSING_CONFIGURATION};
 use crate::config::config;
 use crate::edge::{DefaultStream, Out, Required, entries, twins};
-use crate::handles::resolve;
+use crate::graph::capture;
+use crate::graph::work::{KernelNode, Work};
+use crate::handles::{Resolved, resolve};
 use crate::registry::{self, Kernel};
-use crate::state::{self, LaunchConfiguration};
+use crate::state::{self, Device, LaunchConfiguration};
 
 entries! {
     /// Hands the configuration kept last to the kernel's stub.
@@ -145,6 +148,73 @@ const ATTRIBUTE_CLUSTER_DIMENSION: u32 = 4;
 /// policy, programmatic serialization (it permits an overlap), priority, memory domains, carve-out.
 const HINTS: [u32; 8] = [0, 1, 3, 6, 8, 9, 10, 14];
 
+/// A launch with everything that it needs: run at once, or kept by a graph.
+#[derive(Clone)]
+pub(crate) struct Launch {
+    pub(crate) kernel: &'static Kernel,
+    pub(crate) grid: Dim3,
+    pub(crate) block: Dim3,
+    pub(crate) shared_bytes: u32,
+    pub(crate) cooperative: bool,
+    /// The parameter values by ordinal, one behind the other.
+    pub(crate) values: Vec<u8>,
+}
+
+impl Launch {
+    /// Reads the values of the parameters, as `device`'s module has them.
+    ///
+    /// # Safety
+    /// `args` is NULL or has one pointer per parameter of the kernel, each to a value of its size.
+    pub(crate) unsafe fn new(
+        kernel: &'static Kernel,
+        device: &Device,
+        (grid, block): (Dim3, Dim3),
+        shared: usize,
+        args: *const *const c_void,
+    ) -> CuResult<Launch> {
+        let function = kernel.on(device)?;
+        // SAFETY: the caller's promise.
+        let values = unsafe { values(&function.facts.parameters, args) }?;
+        let shared_bytes = u32::try_from(shared).map_err(|_| CuError::INVALID_VALUE)?;
+        Ok(Launch { kernel, grid, block, shared_bytes, cooperative: false, values })
+    }
+
+    /// Refuses a grid or block that the device cannot have: for launches that are kept, whose other faults show when
+    /// they are run.
+    pub(crate) fn check(&self, device: &Device) -> CuResult<()> {
+        let facts = device.facts()?;
+        let within = |extent: u32, limit: DeviceAttribute| {
+            extent > 0 && facts.attribute(limit.0).is_some_and(|limit| i64::from(extent) <= i64::from(limit))
+        };
+        let (grid, block) = (self.grid, self.block);
+        let threads = u32::try_from(block.count()).unwrap_or(u32::MAX);
+        let fits = within(grid.x, DeviceAttribute::MAX_GRID_DIM_X)
+            && within(grid.y, DeviceAttribute::MAX_GRID_DIM_Y)
+            && within(grid.z, DeviceAttribute::MAX_GRID_DIM_Z)
+            && within(threads, DeviceAttribute::MAX_THREADS_PER_BLOCK);
+        if fits { Ok(()) } else { Err(INVALID_CONFIGURATION) }
+    }
+
+    /// Starts it in `target`'s stream.
+    pub(crate) fn run(&self, target: &Resolved) -> CuResult<()> {
+        let function = self.kernel.on(target.device)?;
+        crate::managed::to_device(target)?;
+        let asked = client::launch::LaunchConfig {
+            grid: self.grid,
+            block: self.block,
+            shared_bytes: self.shared_bytes,
+            stream: target.stream,
+            cooperative: self.cooperative,
+        };
+        let session = &target.session;
+        session.launch(function.handle, &asked, &self.values).map_err(|refusal| match refusal {
+            LaunchRefusal::Configuration => INVALID_CONFIGURATION,
+            other => other.into(),
+        })?;
+        if config().launch_blocking { session.cuStreamSynchronize(target.stream) } else { Ok(()) }
+    }
+}
+
 #[expect(clippy::too_many_arguments, reason = "the parameters of cuLaunchKernel")]
 fn launch(
     default: DefaultStream,
@@ -156,27 +226,16 @@ fn launch(
     stream: u64,
     kind: Kind,
 ) -> CuResult<()> {
-    let kernel: &Kernel = registry::kernel(stub)?;
+    let kernel = registry::kernel(stub)?;
     let target = resolve(default, stream)?;
-    let function = kernel.on(target.device)?;
     // SAFETY: the caller's array has one pointer per parameter of this kernel (CUDA Runtime API, cudaLaunchKernel).
-    let values = unsafe { values(&function.facts.parameters, args) }?;
-    let shared = u32::try_from(shared).map_err(|_| CuError::INVALID_VALUE)?;
-    crate::managed::to_device(&target)?;
-    let cooperative = kind == Kind::Cooperative;
-    let asked = client::launch::LaunchConfig {
-        grid,
-        block,
-        shared_bytes: shared,
-        stream: target.stream,
-        cooperative,
+    let mut launch = unsafe { Launch::new(kernel, target.device, (grid, block), shared, args) }?;
+    launch.cooperative = kind == Kind::Cooperative;
+    let node = || {
+        launch.check(target.device)?;
+        Ok(Work::Kernel(KernelNode::new(launch.clone(), target.device.ordinal, stub)))
     };
-    let session = &target.session;
-    session.launch(function.handle, &asked, &values).map_err(|refusal| match refusal {
-        LaunchRefusal::Configuration => INVALID_CONFIGURATION,
-        other => other.into(),
-    })?;
-    if config().launch_blocking { session.cuStreamSynchronize(target.stream) } else { Ok(()) }
+    if capture::record(&target, node)? { Ok(()) } else { launch.run(&target) }
 }
 
 /// The parameter values by ordinal, one behind the other.

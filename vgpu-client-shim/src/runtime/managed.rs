@@ -5,6 +5,8 @@ use std::ffi::c_int;
 use cuda_types::{CuError, CuResult};
 
 use crate::edge::{DefaultStream, Out, Required, entries, twins};
+use crate::graph::capture;
+use crate::graph::work::Work;
 use crate::handles::resolve;
 use crate::managed;
 use crate::state::devices;
@@ -12,6 +14,7 @@ use crate::state::devices;
 entries! {
     /// Allocates memory that the device and the program reach at the same address.
     fn cudaMallocManaged(pointer: Out<'_, u64>, bytes: usize, flags: u32) {
+        capture::refuse_unsafe()?;
         let pointer = pointer.required()?;
         // cudaMemAttachGlobal or cudaMemAttachHost.
         if bytes == 0 || !(flags == 1 || flags == 2) {
@@ -84,6 +87,10 @@ fn prefetch(
         return Err(CuError::INVALID_VALUE);
     }
     let target = resolve(default, stream)?;
+    // A hint: a captured one would only repeat what launches do anyway, so the capture goes on without it.
+    if capture::record(&target, || Ok(Work::Empty))? {
+        return Ok(());
+    }
     match device {
         None => {
             target.session.cuStreamSynchronize(target.stream)?;

@@ -7,6 +7,9 @@ use proto::MemoryCalls;
 
 use super::copy::{Extent, PitchedPointer};
 use crate::edge::{DefaultStream, Out, Required, entries, twins};
+use crate::graph::memory::GraphMemory;
+use crate::graph::work::{Fill, Work};
+use crate::graph::{self, capture};
 use crate::handles::{Resolved, resolve};
 use crate::managed;
 use crate::runtime::error::INVALID_PITCH_VALUE;
@@ -19,17 +22,20 @@ const PITCH_BYTES: usize = 512;
 entries! {
     /// Allocates memory on the current device.
     fn cudaMalloc(pointer: Out<'_, u64>, bytes: usize) {
+        capture::refuse_unsafe()?;
         pointer.required()?.write(allocate(bytes)?);
         Ok(())
     }
 
     /// Frees memory of any device; NULL only makes the context, which programs use for just that.
     fn cudaFree(pointer: u64) {
+        capture::refuse_unsafe()?;
         free(pointer)
     }
 
     /// Allocates rows that start at multiples of the pitch.
     fn cudaMallocPitch(pointer: Out<'_, u64>, pitch: Out<'_, usize>, width: usize, height: usize) {
+        capture::refuse_unsafe()?;
         let (pointer, pitch) = (pointer.required()?, pitch.required()?);
         let row = pitched(width)?;
         let address = allocate(row.checked_mul(height).ok_or(CuError::OUT_OF_MEMORY)?)?;
@@ -40,6 +46,7 @@ entries! {
 
     /// Allocates a box of rows.
     fn cudaMalloc3D(pointer: Out<'_, PitchedPointer>, extent: Extent) {
+        capture::refuse_unsafe()?;
         let pointer = pointer.required()?;
         let pitch = pitched(extent.width)?;
         let rows = extent.height.checked_mul(extent.depth);
@@ -76,8 +83,12 @@ entries! {
 twins! {
     /// Frees memory in stream order: not used again before all work posted so far is done, on every stream.
     fn cudaFreeAsync, cudaFreeAsync_ptsz(default; pointer: u64, stream: u64) {
-        resolve(default, stream)?;
-        if pointer == 0 { Err(CuError::INVALID_VALUE) } else { free(pointer) }
+        let target = resolve(default, stream)?;
+        if pointer == 0 {
+            return Err(CuError::INVALID_VALUE);
+        }
+        let node = || Ok(Work::Free(GraphMemory::find(pointer).ok_or(CuError::INVALID_VALUE)?));
+        if capture::record(&target, node)? { Ok(()) } else { free(pointer) }
     }
 
     /// Sets bytes.
@@ -177,7 +188,7 @@ fn free(pointer: u64) -> CuResult<()> {
     if pointer == 0 {
         return devices().current()?.session()?.check();
     }
-    if let Some(freed) = managed::free(pointer) {
+    if let Some(freed) = managed::free(pointer).or_else(|| graph::memory::free(pointer)) {
         return freed;
     }
     // No context, then nothing was allocated; but a server that is gone is told first.
@@ -209,6 +220,10 @@ fn target(default: DefaultStream, stream: u64, pointer: u64) -> CuResult<Resolve
 }
 
 fn set(default: DefaultStream, stream: u64, pointer: u64, value: c_int, bytes: usize) -> CuResult<()> {
+    let node = || filled(pointer, bytes, value, bytes, 1);
+    if capture::record(&resolve(default, stream)?, node)? {
+        return Ok(());
+    }
     if bytes == 0 {
         return resolve(default, stream)?.session.check();
     }
@@ -226,6 +241,9 @@ fn set_2d(
     width: usize,
     height: usize,
 ) -> CuResult<()> {
+    if capture::record(&resolve(default, stream)?, || filled(pointer, pitch, value, width, height))? {
+        return Ok(());
+    }
     if width == 0 || height == 0 {
         return resolve(default, stream)?.session.check();
     }
@@ -265,6 +283,14 @@ fn set_3d(
         set_2d(default, stream, start, pointer.pitch, value, extent.width, extent.height)?;
     }
     Ok(())
+}
+
+/// A set of bytes as a node; of none, an empty one.
+fn filled(dst: u64, pitch: usize, value: c_int, width: usize, height: usize) -> CuResult<Work> {
+    if width == 0 || height == 0 {
+        return Ok(Work::Empty);
+    }
+    Work::set(Fill { dst, pitch, value: low_byte(value).into(), element_bytes: 1, width, height })
 }
 
 /// CUDA Runtime API, cudaMemset: the value is given as an int and used as a byte.

@@ -2,12 +2,14 @@
 
 pub(crate) mod array;
 pub(crate) mod array_copy;
+pub(crate) mod capture;
 pub(crate) mod copy;
 pub(crate) mod device;
 pub(crate) mod error;
 mod error_list;
 pub(crate) mod event;
 pub(crate) mod function;
+pub(crate) mod graph;
 pub(crate) mod host_memory;
 pub(crate) mod launch;
 pub(crate) mod managed;

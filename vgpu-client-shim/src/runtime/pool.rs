@@ -12,7 +12,10 @@ use cuda_types::{CuError, CuResult};
 
 use super::memory::allocate_on;
 use crate::edge::{Out, Required, entries, twins};
-use crate::handles::{self, Table, resolve};
+use crate::graph::capture;
+use crate::graph::memory::GraphMemory;
+use crate::graph::work::Work;
+use crate::handles::{self, Resolved, Table, resolve};
 use crate::state::{Device, devices};
 
 /// The pools of the process, by handle.
@@ -42,15 +45,7 @@ entries! {
     /// Makes a pool on a device.
     fn cudaMemPoolCreate(pool: Out<'_, u64>, properties: Option<&Properties>) {
         let (pool, properties) = (pool.required()?, properties.required()?);
-        // cudaMemAllocationTypePinned, cudaMemLocationTypeDevice.
-        if properties.allocation_type != 1 || properties.location_type != 1 {
-            return Err(CuError::INVALID_VALUE);
-        }
-        if properties.handle_types != 0 {
-            // To be shared with other processes.
-            return Err(CuError::NOT_SUPPORTED);
-        }
-        let ordinal = devices().get(properties.location_id)?.ordinal;
+        let ordinal = properties.device()?.ordinal;
         pool.write(POOLS.insert(Mutex::new(Pool::new(ordinal, false, properties.max_bytes as u64))));
         Ok(())
     }
@@ -161,22 +156,29 @@ twins! {
     fn cudaMallocAsync, cudaMallocAsync_ptsz(default; pointer: Out<'_, u64>, bytes: usize, stream: u64) {
         let pointer = pointer.required()?;
         let target = resolve(default, stream)?;
-        pointer.write(from_pool(current_of(target.device), bytes)?);
+        match captured(&target, target.device, bytes)? {
+            Some(address) => pointer.write(address),
+            None => pointer.write(from_pool(current_of(target.device), bytes)?),
+        };
         Ok(())
     }
 
     /// Allocates from a pool for use in stream order.
     fn cudaMallocFromPoolAsync, cudaMallocFromPoolAsync_ptsz(default; pointer: Out<'_, u64>, bytes: usize, pool: u64, stream: u64) {
         let pointer = pointer.required()?;
-        resolve(default, stream)?;
-        pointer.write(from_pool(pool, bytes)?);
+        let target = resolve(default, stream)?;
+        let device = handles::device(lock(&*POOLS.get(pool)?).ordinal)?;
+        match captured(&target, device, bytes)? {
+            Some(address) => pointer.write(address),
+            None => pointer.write(from_pool(pool, bytes)?),
+        };
         Ok(())
     }
 }
 
 /// `cudaMemPoolProps`.
 #[repr(C)]
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Properties {
     allocation_type: c_int,
     handle_types: c_int,
@@ -194,6 +196,34 @@ pub(crate) struct AccessDescription {
     location_type: c_int,
     location_id: c_int,
     flags: c_int,
+}
+
+impl Properties {
+    /// What a pool on a device has.
+    pub(crate) fn of_device(ordinal: usize) -> Properties {
+        Properties {
+            allocation_type: 1,
+            handle_types: 0,
+            location_type: 1,
+            location_id: c_int::try_from(ordinal).unwrap_or(c_int::MAX),
+            security: std::ptr::null(),
+            max_bytes: 0,
+            reserved: [0; 7],
+        }
+    }
+
+    /// The device that memory with these properties lies on.
+    pub(crate) fn device(&self) -> CuResult<&'static Device> {
+        // cudaMemAllocationTypePinned, cudaMemLocationTypeDevice.
+        if self.allocation_type != 1 || self.location_type != 1 {
+            return Err(CuError::INVALID_VALUE);
+        }
+        if self.handle_types != 0 {
+            // To be shared with other processes.
+            return Err(CuError::NOT_SUPPORTED);
+        }
+        devices().get(self.location_id)
+    }
 }
 
 impl Pool {
@@ -221,6 +251,17 @@ pub(crate) fn forget_device(ordinal: usize) {
         books.current.remove(&ordinal);
         books.allocations.retain(|_, (pool, _)| POOLS.get(*pool).is_ok());
     }
+}
+
+/// The address of a new allocation node, if the stream is captured.
+fn captured(target: &Resolved, device: &Device, bytes: usize) -> CuResult<Option<u64>> {
+    let mut address = None;
+    capture::record(target, || {
+        let memory = GraphMemory::new(device, bytes)?;
+        address = Some(memory.address);
+        Ok(Work::Allocate(memory))
+    })?;
+    Ok(address)
 }
 
 fn from_pool(handle: u64, bytes: usize) -> CuResult<u64> {

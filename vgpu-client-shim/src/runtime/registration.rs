@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 
 use crate::images::Images;
+use crate::state::devices;
 use crate::{log, registry};
 
 /// Registers the images of one translation unit; the answer belongs to the calls below.
@@ -68,36 +69,36 @@ pub(crate) extern "C" fn __cudaRegisterVar(
     });
 }
 
-/// Registers a `__managed__` variable: noted, so that its module is refused with a reason.
+/// Registers a `__managed__` variable; the program reaches it through `*pointer`, which is set when it is placed.
 pub(crate) extern "C" fn __cudaRegisterManagedVar(
     handle: *mut *mut c_void,
-    _pointer: *mut *mut c_void,
+    pointer: *mut *mut c_void,
     _device_address: *const c_char,
     device_name: *const c_char,
     _is_external: c_int,
-    _bytes: usize,
+    bytes: usize,
     _is_constant: c_int,
     _is_global: c_int,
 ) {
     quietly(|| {
         if let Some(name) = name(device_name) {
-            registry::add_managed(handle.addr(), name);
+            // SAFETY: nvcc's own constructor calls with its own pointer variable.
+            unsafe { registry::add_managed(handle.addr(), pointer.expose_provenance(), name, bytes) };
         }
     });
 }
 
 /// Called before the host touches a `__managed__` variable; 1 = it is there.
-///
-/// Without such variables the program would now follow a NULL pointer: it is told why.
 pub(crate) extern "C" fn __cudaInitModule(handle: *mut *mut c_void) -> c_char {
-    quietly(|| match registry::managed_variable(handle.addr()) {
-        None => 1,
-        Some(name) => {
-            log::error(format_args!(
-                "{name:?} is a __managed__ variable, which is not supported yet; cudaMallocManaged is"
-            ));
-            0
+    quietly(|| {
+        if !registry::has_managed(handle.addr()) {
+            return 1;
         }
+        let placed = devices().current().and_then(|device| registry::place_managed(handle.addr(), device));
+        // A program that goes on all the same follows a NULL pointer: it has been told why.
+        placed
+            .inspect_err(|error| log::error(format_args!("__managed__ variables: {error}")))
+            .map_or(0, |()| 1)
     })
 }
 

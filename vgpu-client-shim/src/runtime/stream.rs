@@ -7,11 +7,13 @@ use proto::StreamCalls;
 use std::sync::atomic::Ordering;
 
 use crate::edge::{DefaultStream, Out, Required, entries, twins};
-use crate::handles::{self, EVENTS, STREAMS, Stream, resolve};
+use crate::graph::capture;
+use crate::graph::work::{self, Work};
+use crate::handles::{self, EVENTS, Resolved, STREAMS, Stream, resolve};
 use crate::state::{HostFunctionGuard, devices};
 
 /// `cudaStreamNonBlocking`.
-const NON_BLOCKING: u32 = 1;
+pub(crate) const NON_BLOCKING: u32 = 1;
 
 entries! {
     /// Makes a stream.
@@ -33,19 +35,8 @@ entries! {
     fn cudaStreamDestroy(stream: u64) {
         // The default streams belong to nobody.
         let stream = STREAMS.remove(stream)?;
+        capture::forget_stream((stream.ordinal, stream.name.0));
         handles::device(stream.ordinal)?.session()?.cuStreamDestroy(stream.name)
-    }
-}
-
-entries! {
-    /// Exchanges this thread's capture mode: what captures would forbid it.
-    fn cudaThreadExchangeStreamCaptureMode(mode: Option<&mut u32>) {
-        let mode = mode.required()?;
-        if *mode > 2 {
-            return Err(CuError::INVALID_VALUE);
-        }
-        *mode = CAPTURE_MODE.replace(*mode);
-        Ok(())
     }
 }
 
@@ -53,30 +44,31 @@ twins! {
     /// Waits until the stream's work is done.
     fn cudaStreamSynchronize, cudaStreamSynchronize_ptsz(default; stream: u64) {
         let target = resolve(default, stream)?;
+        capture::refuse_waiting(&target)?;
         target.session.cuStreamSynchronize(target.stream)
     }
 
     /// Whether the stream's work is done.
     fn cudaStreamQuery, cudaStreamQuery_ptsz(default; stream: u64) {
         let target = resolve(default, stream)?;
+        capture::refuse_waiting(&target)?;
         target.session.cuStreamQuery(target.stream)
     }
 
-    /// Later work of the stream waits for the event's last recording.
+    /// Later work of the stream waits for the event's last recording; flag 1 makes a captured wait a node, for a
+    /// recording outside of the graph.
     fn cudaStreamWaitEvent, cudaStreamWaitEvent_ptsz(default; stream: u64, event: u64, flags: u32) {
         let target = resolve(default, stream)?;
-        let event = EVENTS.get(event)?;
-        if flags != 0 {
-            return Err(if flags == 1 { CuError::NOT_SUPPORTED } else { CuError::INVALID_VALUE });
+        let recorded = EVENTS.get(event)?.recorded.load(Ordering::Acquire);
+        match flags {
+            0 => {
+                let blocking = || flags_of(stream) & NON_BLOCKING == 0;
+                let captured = capture::wait_event(&target, event, recorded, blocking)?;
+                if captured { Ok(()) } else { work::wait(&target, event) }
+            }
+            1 if capture::record(&target, || Ok(Work::WaitEvent(event)))? => Ok(()),
+            _ => Err(CuError::INVALID_VALUE),
         }
-        if !event.recorded.load(Ordering::Acquire) {
-            return target.session.check();
-        }
-        if event.ordinal == target.device.ordinal {
-            return target.session.cuStreamWaitEvent(target.stream, event.name, 0);
-        }
-        let other = handles::device(event.ordinal)?.session()?;
-        target.session.wait_for_other_device(target.stream, &other, event.name)
     }
 
     /// The flags that the stream was made with.
@@ -110,34 +102,11 @@ twins! {
         Ok(())
     }
 
-    /// Whether the stream is being captured: capture is not supported, so it never is.
-    fn cudaStreamIsCapturing, cudaStreamIsCapturing_ptsz(default; stream: u64, status: Out<'_, u32>) {
-        resolve(default, stream)?;
-        status.required()?.write(0);
-        Ok(())
-    }
-
-    /// What is being captured: nothing. What else the versions of this call answer is defined for captures only.
-    fn cudaStreamGetCaptureInfo, cudaStreamGetCaptureInfo_ptsz(default; stream: u64, status: Out<'_, u32>) {
-        resolve(default, stream)?;
-        status.required()?.write(0);
-        Ok(())
-    }
-
     /// Runs a host function in stream order, on a thread of ours; it must not call CUDA.
     fn cudaLaunchHostFunc, cudaLaunchHostFunc_ptsz(default; stream: u64, function: Option<HostFunction>, data: *mut c_void) {
-        let function = function.required()?;
+        let call = HostCall { function: function.required()?, data };
         let target = resolve(default, stream)?;
-        let data = SendData(data);
-        target.session.launch_host_function(target.stream, Box::new(move |error| {
-            // CUDA Runtime API, cudaLaunchHostFunc: not called after an error in the context.
-            if error == 0 {
-                let data = data;
-                let _guard = HostFunctionGuard::enter();
-                // SAFETY: the function and data that the program gave, once, in stream order.
-                unsafe { function(data.0) };
-            }
-        }))
+        if capture::record(&target, || Ok(Work::Host(call)))? { Ok(()) } else { call.launch(&target) }
     }
 
     /// Runs a callback in stream order, also after an error, which it is told.
@@ -147,6 +116,8 @@ twins! {
             return Err(CuError::INVALID_VALUE);
         }
         let target = resolve(default, stream)?;
+        // CUDA Runtime API, cudaStreamAddCallback: not for streams that are captured.
+        capture::refuse_waiting(&target)?;
         let data = SendData(data);
         target.session.launch_host_function(target.stream, Box::new(move |error| {
             let data = data;
@@ -157,13 +128,8 @@ twins! {
     }
 }
 
-thread_local! {
-    /// `cudaStreamCaptureMode` of this thread: global at first.
-    static CAPTURE_MODE: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
-}
-
 /// `cudaHostFn_t`.
-type HostFunction = unsafe extern "C" fn(*mut c_void);
+pub(crate) type HostFunction = unsafe extern "C" fn(*mut c_void);
 /// `cudaStreamCallback_t`.
 type Callback = unsafe extern "C" fn(u64, u32, *mut c_void);
 
@@ -173,6 +139,41 @@ struct SendData(*mut c_void);
 
 // SAFETY: never looked at on this side; the program gave it for a function that runs on another thread.
 unsafe impl Send for SendData {}
+
+/// `cudaHostNodeParams`: a host function and what it is given.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HostCall {
+    pub(crate) function: HostFunction,
+    pub(crate) data: *mut c_void,
+}
+
+// SAFETY: as for `SendData`.
+unsafe impl Send for HostCall {}
+
+impl HostCall {
+    /// Has it run in stream order.
+    pub(crate) fn launch(&self, target: &Resolved) -> CuResult<()> {
+        let call = *self;
+        target.session.launch_host_function(
+            target.stream,
+            Box::new(move |error| {
+                // CUDA Runtime API, cudaLaunchHostFunc: not called after an error in the context.
+                if error == 0 {
+                    let call = call;
+                    let _guard = HostFunctionGuard::enter();
+                    // SAFETY: the function and data that the program gave, in stream order.
+                    unsafe { (call.function)(call.data) };
+                }
+            }),
+        )
+    }
+}
+
+/// The flags of a stream; default streams have none.
+pub(crate) fn flags_of(stream: u64) -> u32 {
+    STREAMS.get(stream).map_or(0, |stream| stream.flags)
+}
 
 fn create(stream: Out<'_, u64>, flags: u32, priority: c_int) -> CuResult<()> {
     let stream = stream.required()?;

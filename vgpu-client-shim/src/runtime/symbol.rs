@@ -7,9 +7,9 @@ use cuda_types::{CuError, CuResult};
 use super::copy::{Timing, copy};
 use crate::edge::{Out, Required, entries, twins};
 use crate::globals::GLOBALS;
-use crate::handles::{Resolved, resolve};
+use crate::handles::resolve;
 use crate::registry;
-use crate::state::devices;
+use crate::state::{Device, devices};
 
 entries! {
     /// Where a variable lies on the current device.
@@ -35,34 +35,34 @@ twins! {
     /// Copies to a variable.
     fn cudaMemcpyToSymbol, cudaMemcpyToSymbol_ptds(default; symbol: *const c_void, src: u64, bytes: usize, offset: usize, kind: c_int) {
         let target = resolve(default, 0)?;
-        let variable = part(&target, symbol, bytes, offset)?;
+        let variable = part(target.device, symbol, bytes, offset)?;
         copy(&target, variable, src, bytes, known(kind, src, 1), Timing::Sync)
     }
 
     /// Copies to a variable in stream order.
     fn cudaMemcpyToSymbolAsync, cudaMemcpyToSymbolAsync_ptsz(default; symbol: *const c_void, src: u64, bytes: usize, offset: usize, kind: c_int, stream: u64) {
         let target = resolve(default, stream)?;
-        let variable = part(&target, symbol, bytes, offset)?;
+        let variable = part(target.device, symbol, bytes, offset)?;
         copy(&target, variable, src, bytes, known(kind, src, 1), Timing::Async)
     }
 
     /// Copies from a variable.
     fn cudaMemcpyFromSymbol, cudaMemcpyFromSymbol_ptds(default; dst: u64, symbol: *const c_void, bytes: usize, offset: usize, kind: c_int) {
         let target = resolve(default, 0)?;
-        let variable = part(&target, symbol, bytes, offset)?;
+        let variable = part(target.device, symbol, bytes, offset)?;
         copy(&target, dst, variable, bytes, known(kind, dst, 2), Timing::Sync)
     }
 
     /// Copies from a variable in stream order.
     fn cudaMemcpyFromSymbolAsync, cudaMemcpyFromSymbolAsync_ptsz(default; dst: u64, symbol: *const c_void, bytes: usize, offset: usize, kind: c_int, stream: u64) {
         let target = resolve(default, stream)?;
-        let variable = part(&target, symbol, bytes, offset)?;
+        let variable = part(target.device, symbol, bytes, offset)?;
         copy(&target, dst, variable, bytes, known(kind, dst, 2), Timing::Async)
     }
 }
 
 /// `cudaMemcpyDefault` (4) with one end known to be a variable: within devices (3), or `otherwise` with the host.
-fn known(kind: c_int, other_end: u64, otherwise: c_int) -> c_int {
+pub(crate) fn known(kind: c_int, other_end: u64, otherwise: c_int) -> c_int {
     match kind {
         4 if devices().guess(other_end).is_some() => 3,
         4 => otherwise,
@@ -71,8 +71,8 @@ fn known(kind: c_int, other_end: u64, otherwise: c_int) -> c_int {
 }
 
 /// Where `bytes` bytes from `offset` of a variable lie; they must lie inside it.
-fn part(target: &Resolved, symbol: *const c_void, bytes: usize, offset: usize) -> CuResult<u64> {
-    let (address, size) = registry::variable(symbol, target.device)?;
+pub(crate) fn part(device: &Device, symbol: *const c_void, bytes: usize, offset: usize) -> CuResult<u64> {
+    let (address, size) = registry::variable(symbol, device)?;
     let end = offset.checked_add(bytes).ok_or(CuError::INVALID_VALUE)?;
     if end as u64 > size {
         return Err(CuError::INVALID_VALUE);

@@ -10,6 +10,9 @@ use crate::jit::Exit;
 use crate::jit::texture::TextureWords;
 use crate::run::grid::Grid;
 
+/// The barrier of `barrier.cluster`, behind those that programs number.
+pub(crate) const CLUSTER_BARRIER: u32 = 16;
+
 /// The yielder of a coroutine that runs device code.
 pub(crate) type DeviceYielder = Yielder<(), ()>;
 
@@ -122,10 +125,16 @@ pub(crate) enum WarpOp {
     ReduxMinU,
     ReduxMaxU,
     Elect,
+    MinF32,
+    MaxF32,
+    MinNanF32,
+    MaxNanF32,
+    /// A [`crate::jit::matrix::Exchange`]: `value` is the address of the lane's packet, `b` and `c` its code.
+    Matrix,
 }
 
 impl WarpOp {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::Sync,
         Self::ShflUp,
         Self::ShflDown,
@@ -146,5 +155,10 @@ impl WarpOp {
         Self::ReduxMinU,
         Self::ReduxMaxU,
         Self::Elect,
+        Self::MinF32,
+        Self::MaxF32,
+        Self::MinNanF32,
+        Self::MaxNanF32,
+        Self::Matrix,
     ];
 }

@@ -185,6 +185,44 @@ pub(crate) enum Exchange {
     Dec,
     MinF32,
     MaxF32,
+    MinF16,
+    MinBf16,
+    MinF16x2,
+    MinBf16x2,
+    MaxF16,
+    MaxBf16,
+    MaxF16x2,
+    MaxBf16x2,
+}
+
+/// A sum, or for other codes than those of sums the less or the greater; a NaN loses to a number.
+fn half_joined(op: u32, bf16: bool, a: u32, b: u32) -> u32 {
+    if op < 10 {
+        return half_add(bf16, a, b);
+    }
+    let wide = |half: u32| if bf16 { f32::from_bits(half << 16) } else { f16_to_f32(half) };
+    let (a, b) = (a & 0xffff, b & 0xffff);
+    let (x, y) = (wide(a), wide(b));
+    match (x.is_nan(), y.is_nan()) {
+        (true, true) => 0x7fff,
+        (true, false) => b,
+        (false, true) => a,
+        // Zeros of both signs: -0 is less.
+        _ if x == y => {
+            if op < 14 {
+                a | b
+            } else {
+                a & b
+            }
+        }
+        _ => {
+            if (x < y) == (op < 14) {
+                a
+            } else {
+                b
+            }
+        }
+    }
 }
 
 fn half_add(bf16: bool, a: u32, b: u32) -> u32 {
@@ -197,7 +235,10 @@ fn exchanged32(op: u32, old: u32, value: u32) -> u32 {
     let (x, y) = (f32::from_bits(old), f32::from_bits(value));
     match op {
         0 => (x + y).to_bits(),
-        4 | 5 => half_add(op == 5, old, value) | half_add(op == 5, old >> 16, value >> 16) << 16,
+        4 | 5 | 12 | 13 | 16 | 17 => {
+            let bf16 = op % 2 == 1;
+            half_joined(op, bf16, old, value) | half_joined(op, bf16, old >> 16, value >> 16) << 16
+        }
         6 => {
             if old >= value {
                 0
@@ -229,12 +270,12 @@ pub(crate) unsafe extern "C" fn exchange(address: u64, value: u64, op: u32) -> u
             let add = |old: u64| (f64::from_bits(old) + f64::from_bits(value)).to_bits();
             update64(word, add)
         }
-        2 | 3 => {
+        2 | 3 | 10 | 11 | 14 | 15 => {
             // SAFETY: as above.
             let word = unsafe { AtomicU16::from_ptr(pointer.cast()) };
             let mut old = word.load(Ordering::SeqCst);
             loop {
-                let sum = half_add(op == 3, u32::from(old), low32(value)) & 0xffff;
+                let sum = half_joined(op, op % 2 == 1, u32::from(old), low32(value)) & 0xffff;
                 let new = u16::try_from(sum).unwrap_or(0);
                 match word.compare_exchange_weak(old, new, Ordering::SeqCst, Ordering::SeqCst) {
                     Ok(_) => return u64::from(old),

@@ -158,6 +158,25 @@ pub(crate) fn fused(double: bool) -> usize {
     }
 }
 
+/// A fused multiply-add whose lost digits leave the last one odd, so that rounding it again is rounding once.
+/// The product of `a` and `b` must be exact in f64.
+pub(crate) extern "C" fn fused_odd(a: f64, b: f64, c: f64) -> f64 {
+    let product = a * b;
+    let sum = product + c;
+    if !sum.is_finite() || sum.to_bits() & 1 == 1 {
+        return sum;
+    }
+    // What the sum lost, exactly (Knuth's two-sum).
+    let from_c = sum - product;
+    let lost = (product - (sum - from_c)) + (c - from_c);
+    if lost == 0.0 {
+        return sum;
+    }
+    // An even neighbour: the odd one lies on the side of what was lost.
+    let away = (lost > 0.0) == (sum > 0.0);
+    f64::from_bits(if away { sum.to_bits() + 1 } else { sum.to_bits() - 1 })
+}
+
 extern "C" fn sin(x: f32) -> f32 {
     x.sin()
 }

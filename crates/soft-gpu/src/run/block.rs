@@ -38,8 +38,8 @@ enum Status {
     Over,
 }
 
-/// Barriers that a block has (PTX ISA, "bar").
-const BARRIERS: usize = 16;
+/// Barriers that a block has (PTX ISA, "bar"), and the one of its cluster.
+const BARRIERS: usize = 17;
 
 #[derive(Clone, Copy, Default)]
 struct Barrier {
@@ -59,6 +59,9 @@ pub(super) struct Block {
     lanes: Vec<Lane>,
     barriers: [Barrier; BARRIERS],
     live: u32,
+    /// Its number in the grid, and the thread that faulted.
+    index: u64,
+    faulted: Option<usize>,
     stack_bytes: usize,
     /// Kept as long as the threads that use it.
     _memory: BlockMemory,
@@ -78,9 +81,16 @@ impl Block {
             lanes: vec![Lane::default(); threads.next_multiple_of(32)],
             barriers: [Barrier::default(); BARRIERS],
             live: u32::try_from(threads).unwrap_or(u32::MAX),
+            index,
+            faulted: None,
             stack_bytes,
             _memory: memory,
         })
+    }
+
+    /// The block's number in the grid, and the thread that faulted if one did.
+    pub(super) fn place(&self) -> (u64, Option<usize>) {
+        (self.index, self.faulted)
     }
 
     /// Gives every thread that can run its turn.
@@ -140,7 +150,10 @@ impl Block {
                 self.status[thread] = Status::Over;
                 self.live -= 1;
             }
-            Paused::Ended(Exit::Fault(code)) => return Err(code),
+            Paused::Ended(Exit::Fault(code)) => {
+                self.faulted = Some(thread);
+                return Err(code);
+            }
             Paused::Asks(request) => self.status[thread] = self.take(thread, request),
         }
         Ok(())
@@ -163,7 +176,7 @@ impl Block {
                     barrier.all &= value != 0;
                     barrier.sum += value;
                 }
-                Status::AtBarrier(id % 16)
+                Status::AtBarrier(id % BARRIERS as u32)
             }
             Request::Arrive { id, count } => {
                 let barrier = &mut self.barriers[id as usize % BARRIERS];
@@ -212,6 +225,9 @@ impl Block {
     fn answer_lanes(&mut self, lanes: std::ops::Range<usize>, op: WarpOp, present: u32) {
         let mut brought = [Lane::default(); 32];
         brought[..lanes.len()].copy_from_slice(&self.lanes[lanes.clone()]);
+        if op == WarpOp::Matrix {
+            warp::exchange(present, &brought);
+        }
         for (lane, thread) in (0_u32..).zip(lanes) {
             if present >> lane & 1 == 1 {
                 let (result, predicate) = warp::answer(op, lane, present, &brought);

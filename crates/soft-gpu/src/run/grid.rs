@@ -1,10 +1,10 @@
 //! A launch: its blocks, the CPU threads that run them, and how it ends.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cuda_types::{CuError, CuResult, Dim3};
+use cuda_types::{CuError, Dim3};
 
 use crate::jit::Exit;
 use crate::jit::compiler::{CompiledKernel, Limits, Lowering};
@@ -41,9 +41,38 @@ pub(crate) struct Grid {
     workspace: u64,
     next: AtomicU64,
     fault: AtomicU32,
+    /// Which thread brought the fault, as far as it is known.
+    culprit: Mutex<Option<Culprit>>,
     print: Print,
     abort: Abort,
     objects: Arc<Objects>,
+}
+
+/// How a grid failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    pub(crate) error: CuError,
+    pub(crate) culprit: Option<Culprit>,
+}
+
+impl Fault {
+    fn of(error: CuError) -> Fault {
+        Fault { error, culprit: None }
+    }
+}
+
+/// The thread that brought a grid down, or at least its block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Culprit {
+    block: [u64; 3],
+    thread: Option<[u64; 3]>,
+}
+
+impl std::fmt::Display for Culprit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "block {:?}", self.block)?;
+        self.thread.map_or(Ok(()), |thread| write!(f, ", thread {thread:?}"))
+    }
 }
 
 /// Where kernels print to, for as long as `Grid::run` has not returned.
@@ -91,7 +120,9 @@ fn words(bytes: u64) -> Vec<u128> {
 
 impl Grid {
     /// Runs a grid to its end, on this thread and others.
-    pub(crate) fn run(request: LaunchRequest<'_>) -> CuResult<()> {
+    ///
+    /// A grid that ends with a fault also says where it happened.
+    pub(crate) fn run(request: LaunchRequest<'_>) -> Result<(), Fault> {
         let kernel = &request.kernel;
         let shared_bytes = kernel.static_shared_bytes.saturating_add(request.dynamic_shared_bytes);
         // Each frame of a recursion takes some of the host's stack and of the local arena.
@@ -108,7 +139,7 @@ impl Grid {
             *word = u128::from_le_bytes(whole);
         }
         let workspace = match request.cooperative {
-            true => request.arena.allocate(256).ok_or(CuError::LAUNCH_OUT_OF_RESOURCES)?,
+            true => request.arena.allocate(256).ok_or(Fault::of(CuError::LAUNCH_OUT_OF_RESOURCES))?,
             false => 0,
         };
         // SAFETY: only the lifetime changes; `run` returns after every thread that uses the reference is done.
@@ -129,6 +160,7 @@ impl Grid {
             workspace,
             next: AtomicU64::new(0),
             fault: AtomicU32::new(0),
+            culprit: Mutex::default(),
             print: Print(std::ptr::from_ref(print)),
             abort: Abort(std::ptr::from_ref(request.abort)),
             objects: request.objects,
@@ -149,7 +181,10 @@ impl Grid {
         }
         match grid.fault.load(Ordering::Acquire) {
             0 => Ok(()),
-            code => Err(CuError(code)),
+            code => {
+                let culprit = grid.culprit.into_inner().unwrap_or_else(PoisonError::into_inner);
+                Err(Fault { error: CuError(code), culprit })
+            }
         }
     }
 
@@ -165,6 +200,21 @@ impl Grid {
     /// The first fault is the grid's.
     fn fail(&self, code: u32) {
         let _ = self.fault.compare_exchange(0, code, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// A thread ended with a fault. In a loop over threads it is not known which of the block it was.
+    pub(super) fn fail_in(&self, code: u32, block: u64, thread: Option<usize>) {
+        let (grid, shape) = (self.grid, self.block);
+        let place = |linear: u64, x: u32, y: u32| {
+            let (x, y) = (u64::from(x.max(1)), u64::from(y.max(1)));
+            [linear % x, linear / x % y, linear / x / y]
+        };
+        let culprit = Culprit {
+            block: place(block, grid.x, grid.y),
+            thread: thread.map(|thread| place(thread as u64, shape.x, shape.y)),
+        };
+        self.culprit.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(culprit);
+        self.fail(code);
     }
 
     fn next_block(&self) -> Option<u64> {
@@ -190,7 +240,7 @@ impl Grid {
             };
             match fibers[0].resume() {
                 Paused::Ended(Exit::Finished) => {}
-                Paused::Ended(Exit::Fault(code)) => self.fail(code),
+                Paused::Ended(Exit::Fault(code)) => self.fail_in(code, index, None),
                 // A loop has nothing to wait for; nanosleep and the like are nothing to it.
                 Paused::Asks(_) => self.fail(CuError::LAUNCH_FAILED.0),
             }
@@ -217,7 +267,10 @@ impl Grid {
             let Some(mut block) = resident.pop_front() else { return };
             match block.turn() {
                 Turn::Finished => limit = limit.saturating_sub(1).max(1).max(resident.len()),
-                Turn::Fault(code) => return self.fail(code),
+                Turn::Fault(code) => {
+                    let (block, thread) = block.place();
+                    return self.fail_in(code, block, thread);
+                }
                 Turn::Spinning => {
                     resident.push_back(block);
                     let most = if cooperative { usize::MAX } else { RESIDENT_BLOCKS };

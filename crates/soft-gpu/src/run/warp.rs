@@ -1,6 +1,7 @@
 //! What warp operations answer (PTX ISA, chapters of `shfl.sync`, `vote.sync`, `match.sync`, `redux.sync`).
 
 use crate::jit::context::WarpOp;
+use crate::jit::matrix::{Exchange, PACKET_WORDS};
 
 /// What one lane brought.
 #[derive(Clone, Copy, Default)]
@@ -51,6 +52,12 @@ pub(super) fn answer(op: WarpOp, lane: u32, present: u32, lanes: &[Lane; 32]) ->
             let lowest = present.trailing_zeros();
             (u64::from(lowest), lane == lowest)
         }
+        WarpOp::MinF32 => (float(values(), f32::min, false), true),
+        WarpOp::MaxF32 => (float(values(), f32::max, false), true),
+        WarpOp::MinNanF32 => (float(values(), f32::min, true), true),
+        WarpOp::MaxNanF32 => (float(values(), f32::max, true), true),
+        // Answered for the whole warp at once, see `exchange`.
+        WarpOp::Matrix => (0, true),
     }
 }
 
@@ -75,6 +82,44 @@ fn source_lane(op: WarpOp, lane: u32, b: u32, c: u32) -> (u32, bool) {
         Ok(source) if valid => (source & 31, true),
         _ => (lane, false),
     }
+}
+
+/// Does a matrix operation: reads the packets of the lanes that are there, and writes their results over them.
+pub(super) fn exchange(present: u32, lanes: &[Lane; 32]) {
+    let here = |lane: usize| present >> lane & 1 == 1;
+    let Some(first) = lanes.iter().enumerate().find(|(lane, _)| here(*lane)) else { return };
+    let exchange = Exchange::decode(u64::from(first.1.c) << 32 | u64::from(first.1.b));
+    let pointer = |lane: usize| {
+        let address = usize::try_from(lanes[lane].value).unwrap_or(0);
+        std::ptr::with_exposed_provenance_mut::<[u64; PACKET_WORDS]>(address)
+    };
+    let mut packets = [[0; PACKET_WORDS]; 32];
+    for (lane, packet) in packets.iter_mut().enumerate().filter(|(lane, _)| here(*lane)) {
+        // SAFETY: generated code gives the address of a packet on its stack, and is suspended until it is answered.
+        *packet = unsafe { pointer(lane).read() };
+    }
+    for (lane, result) in exchange.perform(&packets).into_iter().enumerate().filter(|(lane, _)| here(*lane)) {
+        // SAFETY: as above.
+        unsafe { pointer(lane).write(result) };
+    }
+}
+
+/// The least or greatest of floats; a NaN loses unless it `spreads`. -0 is below +0.
+fn float(values: impl Iterator<Item = u32>, pick: fn(f32, f32) -> f32, spreads: bool) -> u64 {
+    let join = |a: u32, b: u32| {
+        let (x, y) = (f32::from_bits(a), f32::from_bits(b));
+        if x.is_nan() || y.is_nan() {
+            let other = if x.is_nan() { b } else { a };
+            return if spreads || f32::from_bits(other).is_nan() { 0x7fff_ffff } else { other };
+        }
+        if x == y {
+            // Zeros of both signs: the smaller has the sign.
+            let smaller_wins = pick(0.0, 1.0) == 0.0;
+            return if smaller_wins { a | b } else { a & b };
+        }
+        pick(x, y).to_bits()
+    };
+    u64::from(values.reduce(join).unwrap_or(0))
 }
 
 fn mask(lanes: impl Iterator<Item = u32>) -> u32 {

@@ -14,10 +14,12 @@ use std::time::Duration;
 use verbs_abi::{Address, QueueSizes, step};
 
 use super::error::VerbsError;
-use super::link::{RING_BYTES, RING_MESSAGES, SEND_REQUESTS, VerbsLink, post_receives};
+use super::link::{RING_BYTES, RING_MESSAGES, VerbsLink};
 use super::patience::Patience;
 use super::pinned::Pinned;
 use super::plugin::{Endpoint, Listener, Plugin};
+use super::receives::post_receives;
+use super::sends::SEND_REQUESTS;
 use crate::direct::RemoteAddress;
 use crate::link::{Link, LinkError};
 

@@ -136,13 +136,17 @@ impl DirectAccess for VerbsLink {
     fn run_completions(&self) {
         loop {
             let mut sends = self.lock_sends();
-            while sends.actions.is_empty() {
-                if self.check().is_err() {
-                    return;
-                }
-                sends = self.sends_changed.wait(sends).unwrap_or_else(PoisonError::into_inner);
+            while sends.actions.is_empty() && self.check().is_ok() {
+                // Not forever: the end of the link is told without the lock.
+                let again = Duration::from_millis(500);
+                sends =
+                    self.sends_changed.wait_timeout(sends, again).unwrap_or_else(PoisonError::into_inner).0;
             }
-            if self.wait_sends(sends, Duration::ZERO, None, |sends| sends.actions.is_empty()).is_err() {
+            if self.wait_sends(sends, Duration::ZERO, None, |sends| sends.actions.is_empty()).is_err()
+                || self.check().is_err()
+            {
+                let undone = std::mem::take(&mut self.lock_sends().actions);
+                undone.into_iter().for_each(|(_, done)| done(false));
                 return;
             }
         }

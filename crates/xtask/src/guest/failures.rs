@@ -14,7 +14,8 @@ use crate::workspace::{Doing, Failure, Outcome, finish};
 
 /// Runs them all.
 pub(super) fn check(guest: &Guest) -> Outcome {
-    let parts: [(&str, Check); 5] = [
+    let parts: [(&str, Check); 6] = [
+        ("too little memory may be locked", memlock_too_small),
         ("the cable is cut", cable_cut),
         ("the cable is cut one way", cable_cut_one_way),
         ("the server is killed", server_killed),
@@ -25,6 +26,27 @@ pub(super) fn check(guest: &Guest) -> Outcome {
         println!("    {name}");
         (name, timed(|| run(guest)))
     }))
+}
+
+/// With verbs and nothing else allowed, the program is told how much it may lock, and how to raise that.
+fn memlock_too_small(guest: &Guest) -> Outcome {
+    let servers = guest.servers(1)?;
+    let launcher = guest.launcher(&servers);
+    let program = launcher.command(&test(&guest.dist, "steady", Runtime::Shared), Way::Path);
+    let mut command = Command::new("setpriv");
+    // Root is not bound by the limit unless it gives the right up.
+    command.args(["--bounding-set=-ipc_lock", "prlimit", "--memlock=65536:65536"]);
+    command
+        .arg(program.get_program())
+        .arg("1")
+        .envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.output().doing("starting steady with little memory to lock")?;
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    if !guest.is_over_verbs() || (!output.status.success() && said.contains("64 KiB may be locked")) {
+        said.lines().for_each(|line| println!("        {line}"));
+        return Ok(());
+    }
+    Err(Failure::Check(format!("it ended with {}, saying:\n{}", output.status, tail(&said))))
 }
 
 /// Nothing gets through any more: the program is told within the time that an unanswered link is given.

@@ -166,7 +166,10 @@ impl<'a> Unit<'a> {
         }
         let deepest = callees[&id].iter().map(|&callee| self.deepest(callee, callees, done, path)).max();
         path.remove(&id);
-        let bytes = frame_bytes(self.body(id)) + deepest.unwrap_or(0);
+        let module = &self.image.texts[id.text];
+        let allocates = allocates(module, self.body(id));
+        let more = if allocates { ALLOCA_BYTES } else { 0 };
+        let bytes = frame_bytes(self.body(id)) + more + deepest.unwrap_or(0);
         done.insert(id, bytes);
         bytes
     }
@@ -180,7 +183,8 @@ impl<'a> Unit<'a> {
             let opcode = module.opcode(instruction);
             waits |= match opcode.name() {
                 "bar" | "barrier" | "vote" | "shfl" | "match" | "redux" | "activemask" | "elect"
-                | "nanosleep" | "mbarrier" => true,
+                | "nanosleep" | "mbarrier" | "mma" | "wmma" | "ldmatrix" | "stmatrix" | "movmatrix"
+                | "alloca" => true,
                 "exit" => id != self.kernel,
                 "ld" | "st" if opcode.has("volatile") && opcode.has("shared") => {
                     self.lock_step = true;
@@ -199,6 +203,14 @@ pub(crate) fn frame_bytes(body: &Body) -> u64 {
     locals
         .fold(0, |end: u64, v| end.next_multiple_of(u64::from(v.align).max(16)) + v.bytes)
         .next_multiple_of(16)
+}
+
+/// Bytes that a function with `alloca` may use beyond its variables.
+const ALLOCA_BYTES: u64 = 16 * 1024;
+
+/// Whether a function takes local memory as it runs.
+pub(crate) fn allocates(module: &Module, body: &Body) -> bool {
+    instructions(body).any(|i| matches!(module.opcode(i).name(), "alloca" | "stacksave"))
 }
 
 pub(crate) fn instructions(body: &Body) -> impl Iterator<Item = &Instruction> {
@@ -277,7 +289,9 @@ fn register_reads(module: &Module, body: &Body) -> Vec<u32> {
 
 fn count_reads(operand: &Operand, reads: &mut [u32]) {
     match operand {
-        Operand::Register(register) | Operand::Not(register) => reads[*register as usize] += 1,
+        Operand::Register(register) | Operand::Not(register) | Operand::Part(register, ..) => {
+            reads[*register as usize] += 1
+        }
         Operand::Address(items, _) | Operand::Vector(items) | Operand::List(items) => {
             items.iter().for_each(|item| count_reads(item, reads));
         }

@@ -13,16 +13,16 @@ impl<'a> Translator<'a, '_> {
         let ty = op.ty()?;
         let returns = op.opcode.name() == "atom";
         let first = usize::from(returns);
-        if ["v2", "v4", "v8"].iter().any(|vector| op.has(vector)) || op.has("noftz") && ty == ScalarType::F32
+        if op.has("async") {
+            return Err("asynchronous reductions are not supported".into());
+        }
+        if let Some(count) = [("v2", 2), ("v4", 4), ("v8", 8)].into_iter().find(|(vector, _)| op.has(vector))
         {
-            return Err("this atomic operation is not supported".into());
+            return self.atomic_vector(op, ty, count.1);
         }
         let (base, offset) = self.address(op.operand(first)?)?;
         let address = self.checked(Target::of(op), base, offset, ty.bytes());
         let word = Self::word(ty);
-        if word.bits() > 64 {
-            return Err("an atomic operation of 128 bits is not supported".into());
-        }
         let old = if op.has("cas") {
             let (expected, new) = (self.read_at(op, first + 1, word)?, self.read_at(op, first + 2, word)?);
             self.b.ins().atomic_cas(MemFlagsData::new(), address, expected, new)
@@ -41,6 +41,34 @@ impl<'a> Translator<'a, '_> {
         }
     }
 
+    /// `atom.global.v4.f32.add {d}, [a], {b}`: an operation for each element.
+    fn atomic_vector(&mut self, op: &Op<'a>, ty: ScalarType, count: u32) -> Done {
+        let returns = op.opcode.name() == "atom";
+        let first = usize::from(returns);
+        let exchange = exchange(op, ty).ok_or("the software GPU does not know this atomic operation")?;
+        let Operand::Vector(items) = op.operand(first + 1)? else {
+            return Err("a vector is expected".into());
+        };
+        if items.len() != count as usize {
+            return Err("the vector has another length than the opcode says".into());
+        }
+        let (base, offset) = self.address(op.operand(first)?)?;
+        let address = self.checked(Target::of(op), base, offset, ty.bytes() * count);
+        let mut old = Vec::with_capacity(items.len());
+        for (index, item) in (0..).zip(items) {
+            let value = self.read(item, clif_type(ty))?;
+            let bits = self.coerce(value, types::I64, false);
+            let place = self.b.ins().iadd_imm_s(address, index * i64::from(ty.bytes()));
+            old.push(self.exchange(place, bits, exchange, ty));
+        }
+        if let (true, Operand::Vector(targets)) = (returns, op.operand(0)?) {
+            for (target, value) in targets.iter().zip(old) {
+                self.write_as(target, value, false)?;
+            }
+        }
+        Ok(())
+    }
+
     fn exchange(&mut self, address: Value, bits: Value, exchange: Exchange, ty: ScalarType) -> Value {
         let code = self.constant(types::I32, exchange as u64);
         let old = self
@@ -56,6 +84,14 @@ fn exchange(op: &Op<'_>, ty: ScalarType) -> Option<Exchange> {
         ScalarType::F32 if op.has("min") => Exchange::MinF32,
         ScalarType::F32 if op.has("max") => Exchange::MaxF32,
         ScalarType::F64 if op.has("add") => Exchange::AddF64,
+        ScalarType::F16 if op.has("min") => Exchange::MinF16,
+        ScalarType::F16 if op.has("max") => Exchange::MaxF16,
+        ScalarType::Bf16 if op.has("min") => Exchange::MinBf16,
+        ScalarType::Bf16 if op.has("max") => Exchange::MaxBf16,
+        ScalarType::F16x2 if op.has("min") => Exchange::MinF16x2,
+        ScalarType::F16x2 if op.has("max") => Exchange::MaxF16x2,
+        ScalarType::Bf16x2 if op.has("min") => Exchange::MinBf16x2,
+        ScalarType::Bf16x2 if op.has("max") => Exchange::MaxBf16x2,
         ScalarType::F16 if op.has("add") => Exchange::AddF16,
         ScalarType::Bf16 if op.has("add") => Exchange::AddBf16,
         ScalarType::F16x2 if op.has("add") => Exchange::AddF16x2,

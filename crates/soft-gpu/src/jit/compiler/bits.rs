@@ -35,14 +35,23 @@ impl<'a> Translator<'a, '_> {
             }
             "shf" => self.funnel(op)?,
             "lop3" => {
-                if op.operands.len() != 5 || matches!(op.operand(0)?, Operand::Pair(..)) {
-                    return Err("lop3 with a predicate is not supported".into());
-                }
                 let Operand::Int(table) = *op.operand(4)? else {
                     return Err("the table is no constant".into());
                 };
                 let inputs = [self.read_at(op, 1, ty)?, self.read_at(op, 2, ty)?, self.read_at(op, 3, ty)?];
-                self.lookup3(inputs, table)
+                let value = self.lookup3(inputs, table);
+                let Operand::Pair(target, predicate) = op.operand(0)? else {
+                    return self.write(op, value);
+                };
+                let some = self.b.ins().icmp_imm_s(IntCC::NotEqual, value, 0);
+                let other = self.read_at(op, 5, types::I8)?;
+                let flag = if op.has("and") {
+                    self.b.ins().band(some, other)
+                } else {
+                    self.b.ins().bor(some, other)
+                };
+                self.write_as(target, value, false)?;
+                return self.write_as(predicate, flag, false);
             }
             _ => return Err("the software GPU does not know this logic instruction".into()),
         };

@@ -33,7 +33,7 @@ impl<'a> Translator<'a, '_> {
     fn setp_packed(&mut self, op: &Op<'a>, scalar: ScalarType) -> Done {
         let element = if scalar == ScalarType::F16x2 { ScalarType::F16 } else { ScalarType::Bf16 };
         let (a, b) = (self.read_at(op, 1, types::I32)?, self.read_at(op, 2, types::I32)?);
-        let (a, b) = (self.unpack_halves(a, element), self.unpack_halves(b, element));
+        let (a, b) = (self.unpack_compared(op, a, element), self.unpack_compared(op, b, element));
         let Operand::Pair(p, q) = op.operand(0)? else {
             return Err("two predicates are expected".into());
         };
@@ -49,7 +49,7 @@ impl<'a> Translator<'a, '_> {
     pub(super) fn set(&mut self, op: &Op<'a>) -> Done {
         let [to, from] = op.types[..] else { return Err("two types are expected".into()) };
         if matches!(from, ScalarType::F16x2 | ScalarType::Bf16x2) {
-            return Err("comparing packed halves into a register is not supported".into());
+            return self.set_packed(op, to, from);
         }
         let compared = self.compare(op, from)?;
         let condition = self.combine(op, compared)?;
@@ -73,6 +73,39 @@ impl<'a> Translator<'a, '_> {
         self.write(op, value)
     }
 
+    /// `set.lt.f16x2.f16x2 d, a, b`: 1.0 in each half, or for an integer destination all its ones.
+    fn set_packed(&mut self, op: &Op<'a>, to: ScalarType, from: ScalarType) -> Done {
+        let element = if from == ScalarType::F16x2 { ScalarType::F16 } else { ScalarType::Bf16 };
+        let one = match to {
+            ScalarType::F16x2 => 0x3c00,
+            ScalarType::Bf16x2 => 0x3f80,
+            _ => 0xffff,
+        };
+        let (a, b) = (self.read_at(op, 1, types::I32)?, self.read_at(op, 2, types::I32)?);
+        let (a, b) = (self.unpack_compared(op, a, element), self.unpack_compared(op, b, element));
+        let mut halves = Vec::with_capacity(2);
+        for (a, b) in a.into_iter().zip(b) {
+            let value = self.compare_values(op, ScalarType::F32, a, b)?;
+            let value = self.combine(op, value)?;
+            let (one, zero) = (self.constant(types::I16, one), self.constant(types::I16, 0));
+            halves.push(self.b.ins().select(value, one, zero));
+        }
+        let pair = self.pack_halves(halves[0], halves[1]);
+        self.write(op, pair)
+    }
+
+    fn unpack_compared(&mut self, op: &Op<'a>, pair: Value, element: ScalarType) -> [Value; 2] {
+        let low = self.b.ins().ireduce(types::I16, pair);
+        let high = self.b.ins().ushr_imm_u(pair, 16);
+        let high = self.b.ins().ireduce(types::I16, high);
+        [low, high].map(|half| self.compared_half(op, half, element))
+    }
+
+    fn compared_half(&mut self, op: &Op<'a>, half: Value, element: ScalarType) -> Value {
+        let half = if op.has("ftz") { self.flush_half(half, element) } else { half };
+        self.half_to_float(half, element)
+    }
+
     /// The comparison with the boolean operand that follows it, if any.
     fn combine(&mut self, op: &Op<'a>, compared: Value) -> Result<Value, String> {
         let Some(third) = op.operands.get(3) else { return Ok(compared) };
@@ -89,7 +122,7 @@ impl<'a> Translator<'a, '_> {
     fn compare(&mut self, op: &Op<'a>, scalar: ScalarType) -> Result<Value, String> {
         let (a, b) = if scalar == ScalarType::F16 || scalar == ScalarType::Bf16 {
             let (a, b) = (self.read_at(op, 1, types::I16)?, self.read_at(op, 2, types::I16)?);
-            (self.half_to_float(a, scalar), self.half_to_float(b, scalar))
+            (self.compared_half(op, a, scalar), self.compared_half(op, b, scalar))
         } else {
             let ty = clif_type(scalar);
             (self.read_at(op, 1, ty)?, self.read_at(op, 2, ty)?)

@@ -10,7 +10,15 @@ use crate::jit::numeric::{self, Rounding};
 impl<'a> Translator<'a, '_> {
     pub(super) fn cvt(&mut self, op: &Op<'a>) -> Done {
         if op.has("pack") {
-            return Err("packing conversions are not supported".into());
+            return self.cvt_pack(op);
+        }
+        if let Some(small) = Self::small_format(op) {
+            return self.cvt_small(op, small);
+        }
+        if op.has("rs")
+            || op.opcode.parts.iter().any(|part| part.starts_with("ue8m0") || part.ends_with("x4"))
+        {
+            return Err("this conversion is not supported".into());
         }
         let [to, from] = op.types[..] else { return Err("two types are expected".into()) };
         if matches!(to, ScalarType::F16x2 | ScalarType::Bf16x2) {
@@ -38,9 +46,27 @@ impl<'a> Translator<'a, '_> {
             (high, low) = (self.b.ins().fmax(high, zero), self.b.ins().fmax(low, zero));
         }
         let mode = Rounding::of(|modifier| op.has(modifier)).map_or(0, |rounding| rounding as u64);
+        let high = self.keep_finite(op, high, element);
+        let low = self.keep_finite(op, low, element);
         let (high, low) = (self.float_to_half(high, element, mode), self.float_to_half(low, element, mode));
         let pair = self.pack_halves(low, high);
         self.write(op, pair)
+    }
+
+    /// `.satfinite`: what is too large for the type becomes its greatest value.
+    fn keep_finite(&mut self, op: &Op<'a>, value: Value, to: ScalarType) -> Value {
+        if !op.has("satfinite") {
+            return value;
+        }
+        let greatest = match to {
+            ScalarType::F16 => 65504.0,
+            ScalarType::Bf16 => f64::from(f32::from_bits(0x7f7f_0000)),
+            _ => f64::from(f32::from_bits(0x7f7f_e000)),
+        };
+        let ty = self.b.func.dfg.value_type(value);
+        let (low, high) = (self.float_constant(ty, -greatest), self.float_constant(ty, greatest));
+        let value = self.b.ins().fmax(value, low);
+        self.b.ins().fmin(value, high)
     }
 
     fn int_to_int(&mut self, op: &Op<'a>, to: ScalarType, from: ScalarType) -> Result<Value, String> {
@@ -178,6 +204,7 @@ impl<'a> Translator<'a, '_> {
         let value = match to {
             ScalarType::F16 | ScalarType::Bf16 => {
                 let mode = rounding.map_or(0, |rounding| rounding as u64);
+                let value = self.keep_finite(op, value, to);
                 return Ok(self.float_to_half(value, to, mode));
             }
             ScalarType::F64 if wide == types::F32 => self.b.ins().fpromote(types::F64, value),
@@ -188,7 +215,10 @@ impl<'a> Translator<'a, '_> {
                     self.helper(address, &[value], Some(types::F32)).expect("it has a result")
                 }
             },
-            ScalarType::Tf32 => self.tf32(op, value),
+            ScalarType::Tf32 => {
+                let value = self.keep_finite(op, value, to);
+                self.tf32(op, value)
+            }
             _ => value,
         };
         Ok(if op.has("ftz") { self.flush(value) } else { value })

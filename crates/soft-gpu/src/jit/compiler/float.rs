@@ -10,14 +10,14 @@ use crate::jit::numeric::{self, Rounding};
 impl<'a> Translator<'a, '_> {
     pub(super) fn float(&mut self, op: &Op<'a>) -> Done {
         let scalar = op.ty()?;
-        match scalar {
-            ScalarType::F16 | ScalarType::Bf16 | ScalarType::F16x2 | ScalarType::Bf16x2 => {
-                return self.half(op, scalar);
-            }
-            _ => {}
-        }
         if op.opcode.name() == "testp" {
             return self.test_property(op, clif_type(scalar));
+        }
+        if let [ScalarType::F32, half @ (ScalarType::F16 | ScalarType::Bf16)] = op.types[..] {
+            return self.float_of_halves(op, half);
+        }
+        if matches!(scalar, ScalarType::F16 | ScalarType::Bf16 | ScalarType::F16x2 | ScalarType::Bf16x2) {
+            return self.half(op, scalar);
         }
         let ty = clif_type(scalar);
         let ftz = op.has("ftz");
@@ -128,7 +128,7 @@ impl<'a> Translator<'a, '_> {
     /// PTX ISA, "min", "max": one NaN loses, unless `.NaN`; -0 is below +0.
     pub(super) fn float_min_max(&mut self, op: &Op<'a>, a: Value, b: Value, min: bool) -> Value {
         let ty = self.b.func.dfg.value_type(a);
-        let (x, y) = if op.has("xorsign") { (self.b.ins().fabs(a), self.b.ins().fabs(b)) } else { (a, b) };
+        let (x, y) = if op.has("abs") { (self.b.ins().fabs(a), self.b.ins().fabs(b)) } else { (a, b) };
         let mut value = if min { self.b.ins().fmin(x, y) } else { self.b.ins().fmax(x, y) };
         if !op.has("NaN") {
             let a_nan = self.b.ins().fcmp(FloatCC::Unordered, x, x);

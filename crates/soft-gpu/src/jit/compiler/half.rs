@@ -84,13 +84,24 @@ impl<'a> Translator<'a, '_> {
             "abs" => return Ok(self.b.ins().band_imm_u(inputs[0], 0x7fff)),
             _ => {}
         }
-        let mut wide: Vec<Value> = inputs.iter().map(|&input| self.half_to_float(input, element)).collect();
+        let ftz = op.has("ftz");
+        let mut wide = Vec::with_capacity(inputs.len());
+        for &input in inputs {
+            let input = if ftz { self.flush_half(input, element) } else { input };
+            wide.push(self.half_to_float(input, element));
+        }
         let mut ty = types::F32;
         if matches!(op.opcode.name(), "fma" | "mad") {
             ty = types::F64;
             wide = wide.into_iter().map(|value| self.b.ins().fpromote(types::F64, value)).collect();
         }
-        let value = self.float_op(op, ty, &wide)?;
+        // Exponents of bfloat16 are so wide that even f64 loses what would decide a tie.
+        let value = if let ([a, b, c], ScalarType::Bf16, types::F64) = (&wide[..], element, ty) {
+            let address = numeric::fused_odd as *const () as usize;
+            self.helper(address, &[*a, *b, *c], Some(ty)).expect("it has a result")
+        } else {
+            self.float_op(op, ty, &wide)?
+        };
         let value = if op.has("sat") { self.saturate(value) } else { value };
         let value = if op.has("relu") {
             let zero = self.float_constant(ty, 0.0);
@@ -98,6 +109,29 @@ impl<'a> Translator<'a, '_> {
         } else {
             value
         };
-        Ok(self.float_to_half(value, element, 0))
+        let half = self.float_to_half(value, element, 0);
+        Ok(if ftz { self.flush_half(half, element) } else { half })
+    }
+
+    /// `.ftz` of a half: a subnormal becomes a zero of its sign.
+    pub(super) fn flush_half(&mut self, half: Value, element: ScalarType) -> Value {
+        let exponent = if element == ScalarType::F16 { 0x7c00 } else { 0x7f80 };
+        let bits = self.b.ins().band_imm_u(half, exponent);
+        let zero = self.b.ins().band_imm_u(half, 0x8000);
+        self.b.ins().select(bits, half, zero)
+    }
+
+    /// `add.f32.f16 d, a, c`, `fma.rn.f32.bf16 d, a, b, c`: the last operand is f32, the others are halves.
+    pub(super) fn float_of_halves(&mut self, op: &Op<'a>, half: ScalarType) -> Done {
+        let last = op.operands.len() - 1;
+        let mut inputs = Vec::with_capacity(3);
+        for at in 1..last {
+            let value = self.read_at(op, at, types::I16)?;
+            inputs.push(self.half_to_float(value, half));
+        }
+        inputs.push(self.read_at(op, last, types::F32)?);
+        let value = self.float_op(op, types::F32, &inputs)?;
+        let value = if op.has("sat") { self.saturate(value) } else { value };
+        self.write(op, value)
     }
 }

@@ -73,7 +73,6 @@ impl<'a> Translator<'a, '_> {
                 self.b.ins().iadd(difference, c)
             }
             "dp4a" | "dp2a" => self.dot_product(op)?,
-            "vabsdiff4" | "vabsdiff2" => self.video_difference(op)?,
             _ => return Err("the software GPU does not know this integer instruction".into()),
         };
         let target = op.operand(0)?;
@@ -217,32 +216,6 @@ impl<'a> Translator<'a, '_> {
         self.coerce(lane, types::I32, signed)
     }
 
-    /// `vabsdiff4.u32.u32.u32`, with `.add` the sum of the differences onto `c`.
-    fn video_difference(&mut self, op: &Op<'a>) -> Result<Value, String> {
-        let lanes = if op.opcode.name() == "vabsdiff4" { 4 } else { 2 };
-        let width = if lanes == 4 { types::I8 } else { types::I16 };
-        let signed = op.types.last().is_some_and(|ty| ty.is_signed());
-        let (a, b, c) = (
-            self.read_at(op, 1, types::I32)?,
-            self.read_at(op, 2, types::I32)?,
-            self.read_at(op, 3, types::I32)?,
-        );
-        let mut result = if op.has("add") { c } else { self.constant(types::I32, 0) };
-        for lane in 0..lanes {
-            let shift = i64::from(lane) * i64::from(width.bits());
-            let (x, y) = (self.lane(a, shift, width, signed), self.lane(b, shift, width, signed));
-            let difference = self.b.ins().isub(x, y);
-            let difference = self.b.ins().iabs(difference);
-            result = if op.has("add") {
-                self.b.ins().iadd(result, difference)
-            } else {
-                let place = self.b.ins().ishl_imm_u(difference, shift);
-                self.b.ins().bor(result, place)
-            };
-        }
-        Ok(result)
-    }
-
     fn packed_integer(&mut self, op: &Op<'a>, scalar: ScalarType) -> Done {
         let signed = scalar == ScalarType::S16x2;
         let (a, b) = (self.read_at(op, 1, types::I32)?, self.read_at(op, 2, types::I32)?);
@@ -254,6 +227,12 @@ impl<'a> Translator<'a, '_> {
                 "min" => self.min_max(x, y, true, signed),
                 "max" => self.min_max(x, y, false, signed),
                 _ => return Err("this packed instruction is not supported".into()),
+            };
+            let value = if op.has("relu") {
+                let zero = self.constant(types::I32, 0);
+                self.b.ins().smax(value, zero)
+            } else {
+                value
             };
             let low = self.b.ins().band_imm_u(value, 0xffff);
             let place = self.b.ins().ishl_imm_u(low, shift);

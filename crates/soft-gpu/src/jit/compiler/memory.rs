@@ -232,7 +232,8 @@ impl<'a> Translator<'a, '_> {
             }
         }
         self.keep_in_step(op, target);
-        Ok(())
+        // What `st.async` stores counts for a barrier.
+        if op.has("async") { self.complete(op, 2, ty.bytes() * count) } else { Ok(()) }
     }
 
     /// Code for lock-step warps relies on volatile shared accesses of all lanes happening together.
@@ -277,77 +278,19 @@ impl<'a> Translator<'a, '_> {
             let inside = self.b.ins().isub(address, arena);
             let extent = self.constant(types::I64, self.limits.arena_bytes);
             self.b.ins().icmp(IntCC::UnsignedLessThan, inside, extent)
+        } else if op.opcode.parts.iter().any(|part| part.starts_with("param")) {
+            let extent = self.field(types::I64, offset_of!(ThreadContext, params_bytes));
+            within(self, offset_of!(ThreadContext, params), extent)
         } else {
             return Err("this space is not supported".into());
         };
         self.write(op, value)
     }
 
-    /// `cp.async`: copies at once, so that waiting for it is nothing.
-    pub(super) fn copy_async(&mut self, op: &Op<'a>) -> Done {
-        if !op.has("async") || op.has("bulk") || op.has("mbarrier") {
-            return Err("the software GPU does not know this copy".into());
-        }
-        if op.has("commit_group") || op.has("wait_group") || op.has("wait_all") {
-            return Ok(());
-        }
-        let Operand::Int(bytes) = *op.operand(2)? else { return Err("the size is no constant".into()) };
-        let bytes = u32::try_from(bytes)
-            .ok()
-            .filter(|bytes| [4, 8, 16].contains(bytes))
-            .ok_or("a size of 4, 8 or 16 is expected")?;
-        let (to, to_offset) = self.address(op.operand(0)?)?;
-        let (from, from_offset) = self.address(op.operand(1)?)?;
-        let to = self.checked(Target::Shared, to, to_offset, bytes);
-        let step = bytes.min(8);
-        let ty = if step == 8 { types::I64 } else { types::I32 };
-        // With a source size, what lies beyond it is zero and is not read.
-        let limit = match op.operands.get(3) {
-            Some(operand @ (Operand::Register(_) | Operand::Int(_))) => Some(self.read(operand, types::I32)?),
-            _ => None,
-        };
-        let Some(limit) = limit else {
-            let from = self.checked(Target::Global, from, from_offset, bytes);
-            for at in (0..bytes).step_by(step as usize) {
-                let at = i32::try_from(at).expect("at most 16");
-                let value = self.b.ins().load(ty, MemFlagsData::new(), from, at);
-                self.b.ins().store(MemFlagsData::new(), value, to, at);
-            }
-            return Ok(());
-        };
-        let zero = self.constant(ty, 0);
-        for at in (0..bytes).step_by(step as usize) {
-            self.b.ins().store(MemFlagsData::new(), zero, to, i32::try_from(at).expect("at most 16"));
-        }
-        let (some, done) = (self.b.create_block(), self.b.create_block());
-        self.b.ins().brif(limit, some, &[], done, &[]);
-        self.b.switch_to_block(some);
-        self.b.seal_block(some);
-        let checks = self.checked.clone();
-        let from = self.checked(Target::Global, from, from_offset, step);
-        for at in (0..bytes).step_by(4) {
-            let (copy, next) = (self.b.create_block(), self.b.create_block());
-            let more = self.b.ins().icmp_imm_u(IntCC::UnsignedGreaterThan, limit, i64::from(at));
-            self.b.ins().brif(more, copy, &[], next, &[]);
-            self.b.switch_to_block(copy);
-            self.b.seal_block(copy);
-            let at = i32::try_from(at).expect("at most 16");
-            let value = self.b.ins().load(types::I32, MemFlagsData::new(), from, at);
-            self.b.ins().store(MemFlagsData::new(), value, to, at);
-            self.b.ins().jump(next, &[]);
-            self.b.switch_to_block(next);
-            self.b.seal_block(next);
-        }
-        self.b.ins().jump(done, &[]);
-        self.b.switch_to_block(done);
-        self.b.seal_block(done);
-        self.checked = checks;
-        Ok(())
-    }
-
     /// Room for a function's `.local` variables in the thread's arena.
     pub(super) fn open_frame(&mut self, bytes: u64) -> Value {
         let top = self.field_now(types::I64, offset_of!(ThreadContext, local_top));
+        self.local_top = Some(top);
         let end = self.b.ins().iadd_imm_s(top, bytes.cast_signed());
         let extent = self.field(types::I64, offset_of!(ThreadContext, local_bytes));
         let beyond = self.b.ins().icmp(IntCC::UnsignedGreaterThan, end, extent);
@@ -358,10 +301,47 @@ impl<'a> Translator<'a, '_> {
     }
 
     pub(super) fn close_frame(&mut self) {
-        let bytes = super::analysis::frame_bytes(self.body);
+        if let Some(top) = self.local_top {
+            self.set_field(offset_of!(ThreadContext, local_top), top);
+        }
+    }
+
+    /// `alloca.type p, bytes{, alignment}`: more room in the thread's arena, until the function returns.
+    pub(super) fn allocate_local(&mut self, op: &Op<'a>) -> Done {
+        let alignment = match op.operands.get(2) {
+            Some(Operand::Int(alignment)) if alignment.is_power_of_two() => (*alignment).max(16),
+            None => 16,
+            Some(_) => return Err("the alignment is no constant".into()),
+        };
+        let bytes = self.read_at(op, 1, clif_type(op.ty()?))?;
+        let bytes = self.coerce(bytes, types::I64, false);
         let top = self.field_now(types::I64, offset_of!(ThreadContext, local_top));
-        let top = self.b.ins().iadd_imm_s(top, bytes.cast_signed().wrapping_neg());
+        let base = self.field(types::I64, offset_of!(ThreadContext, local_base));
+        let start = self.b.ins().iadd(base, top);
+        let start = self.b.ins().iadd_imm_s(start, alignment.cast_signed() - 1);
+        let start = self.b.ins().band_imm_s(start, alignment.cast_signed().wrapping_neg());
+        let end = self.b.ins().iadd(start, bytes);
+        let end = self.b.ins().isub(end, base);
+        let end = self.b.ins().iadd_imm_s(end, 15);
+        let end = self.b.ins().band_imm_s(end, -16);
+        let extent = self.field(types::I64, offset_of!(ThreadContext, local_bytes));
+        let beyond = self.b.ins().icmp(IntCC::UnsignedGreaterThan, end, extent);
+        self.fault_if(beyond, CuError::HARDWARE_STACK_ERROR);
+        self.set_field(offset_of!(ThreadContext, local_top), end);
+        self.write(op, start)
+    }
+
+    /// `stacksave d`: how far the arena is used.
+    pub(super) fn save_stack(&mut self, op: &Op<'a>) -> Done {
+        let top = self.field_now(types::I64, offset_of!(ThreadContext, local_top));
+        self.write(op, top)
+    }
+
+    /// `stackrestore a`
+    pub(super) fn restore_stack(&mut self, op: &Op<'a>) -> Done {
+        let top = self.read_at(op, 0, types::I64)?;
         self.set_field(offset_of!(ThreadContext, local_top), top);
+        Ok(())
     }
 
     /// The integer type of an access's width.

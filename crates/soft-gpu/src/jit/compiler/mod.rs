@@ -7,26 +7,33 @@
 //! * `analysis`: what a kernel reaches, and its lowering
 //! * `translator`: one function from top to bottom, and the dispatch by opcode
 //! * `operand`: reading and writing operands, constants, special registers
-//! * `integer`, `bits`, `float`, `half`, `compare`, `convert`: arithmetic
+//! * `integer`, `bits`, `float`, `half`, `compare`, `convert`, `pack`, `video`: arithmetic
 //! * `memory`, `atomic`: accesses and their checks
 //! * `texture`: textures and surfaces
 //! * `control`, `sync`: branches, calls, barriers, warp operations
+//! * `cluster`: clusters of one block
+//! * `mbarrier`, `matrix`: barriers in shared memory, asynchronous copies, products of matrices
 
 mod analysis;
 mod atomic;
 mod bits;
+mod cluster;
 mod compare;
 mod control;
 mod convert;
 mod float;
 mod half;
 mod integer;
+mod matrix;
+mod mbarrier;
 mod memory;
 mod operand;
+mod pack;
 mod special;
 mod sync;
 mod texture;
 mod translator;
+mod video;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

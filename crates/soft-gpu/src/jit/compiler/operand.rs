@@ -135,7 +135,7 @@ impl<'a> Translator<'a, '_> {
                 let value = self.read(item, ty)?;
                 self.b.ins().iadd_imm_s(value, *offset)
             }
-            Operand::Vector(_) | Operand::List(_) | Operand::Pair(..) | Operand::Sink => {
+            Operand::Vector(_) | Operand::List(_) | Operand::Pair(..) | Operand::Part(..) | Operand::Sink => {
                 return Err("an operand has a form that is not supported here".into());
             }
         })

@@ -13,7 +13,7 @@ impl<'a> Translator<'a, '_> {
     /// `bar`, `barrier`: all forms.
     pub(super) fn barrier(&mut self, op: &Op<'a>) -> Done {
         if op.has("cluster") {
-            return Err("clusters are not supported".into());
+            return self.cluster_barrier(op);
         }
         self.b.ins().fence();
         if op.has("warp") {
@@ -61,7 +61,14 @@ impl<'a> Translator<'a, '_> {
         self.write(op, answer)
     }
 
-    fn warp(&mut self, op: WarpOp, mask: Value, value: Value, b: Option<Value>, c: Option<Value>) -> Value {
+    pub(super) fn warp(
+        &mut self,
+        op: WarpOp,
+        mask: Value,
+        value: Value,
+        b: Option<Value>,
+        c: Option<Value>,
+    ) -> Value {
         let code = self.constant(types::I32, op as u64);
         let zero = self.constant(types::I32, 0);
         let arguments = [self.ctx, code, mask, value, b.unwrap_or(zero), c.unwrap_or(zero)];
@@ -149,11 +156,15 @@ impl<'a> Translator<'a, '_> {
     /// `redux.sync.op.type d, a, mask`
     pub(super) fn redux(&mut self, op: &Op<'a>) -> Done {
         let ty = op.ty()?;
-        if ty.is_float() {
-            return Err("redux of floating values is not supported".into());
-        }
         let signed = ty == ScalarType::S32;
-        let mode = if op.has("add") {
+        let mode = if ty == ScalarType::F32 {
+            match (op.has("min"), op.has("NaN")) {
+                (true, false) => WarpOp::MinF32,
+                (true, true) => WarpOp::MinNanF32,
+                (false, false) => WarpOp::MaxF32,
+                (false, true) => WarpOp::MaxNanF32,
+            }
+        } else if op.has("add") {
             WarpOp::ReduxAdd
         } else if op.has("and") {
             WarpOp::ReduxAnd
@@ -169,6 +180,7 @@ impl<'a> Translator<'a, '_> {
             return Err("this reduction is not known".into());
         };
         let value = self.read_at(op, 1, types::I32)?;
+        let value = if op.has("abs") { self.b.ins().band_imm_u(value, 0x7fff_ffff) } else { value };
         let value = self.b.ins().uextend(types::I64, value);
         let mask = self.mask(op, 2)?;
         let answer = self.warp(mode, mask, value, None, None);

@@ -53,6 +53,8 @@ pub(super) struct Translator<'a, 'b> {
     /// No way leads to the current point.
     pub(super) terminated: bool,
     pub(super) statement: usize,
+    /// How far the local arena was used when the function began.
+    pub(super) local_top: Option<Value>,
     spins: HashSet<usize>,
     signatures: HashMap<(Vec<Type>, Option<Type>), SigRef>,
 }
@@ -132,13 +134,22 @@ impl<'a, 'b> Translator<'a, 'b> {
             checked: HashMap::new(),
             terminated: false,
             statement: 0,
+            local_top: None,
             spins,
             signatures: HashMap::new(),
         };
-        let mut done = Ok(());
+        let mut done = translator.refuse_clusters().map_err(|what| CompileError {
+            function: function.name.to_string(),
+            instruction: ".reqnctapercluster".into(),
+            line: function.line,
+            what,
+        });
         translator.prologue(entry);
         for (at, statement) in body.statements.iter().enumerate() {
             translator.statement = at;
+            if done.is_err() {
+                break;
+            }
             match statement {
                 Statement::Label(label) => {
                     let block = translator.labels[*label as usize];
@@ -174,7 +185,7 @@ impl<'a, 'b> Translator<'a, 'b> {
         let mut ends = 1;
         let mut local = None;
         let frame = analysis::frame_bytes(self.body);
-        if frame > 0 {
+        if frame > 0 || analysis::allocates(self.module, self.body) {
             local = Some(self.open_frame(frame));
         }
         let mut local_end = 0_i64;
@@ -228,7 +239,7 @@ impl<'a, 'b> Translator<'a, 'b> {
             self.b.ins().jump(self.leave, &[]);
         }
         self.b.switch_to_block(self.leave);
-        if analysis::frame_bytes(self.body) > 0 && !self.is_loop() {
+        if !self.is_loop() {
             self.close_frame();
         }
         let Some([x, y, z]) = self.loop_tid else {
@@ -333,6 +344,17 @@ impl<'a, 'b> Translator<'a, 'b> {
             "redux" => self.redux(op),
             "activemask" => self.activemask(op),
             "elect" => self.elect(op),
+            "mapa" => self.map_to_block(op),
+            "getctarank" => self.block_rank(op),
+            "alloca" => self.allocate_local(op),
+            "stacksave" => self.save_stack(op),
+            "stackrestore" => self.restore_stack(op),
+            "mbarrier" => self.mbarrier(op),
+            "mma" => self.mma(op),
+            "wmma" => self.wmma(op),
+            "ldmatrix" => self.load_matrix(op),
+            "stmatrix" => self.store_matrix(op),
+            "movmatrix" => self.move_matrix(op),
             "setp" => self.setp(op),
             "set" => self.set(op),
             "selp" => self.selp(op),
@@ -344,6 +366,7 @@ impl<'a, 'b> Translator<'a, 'b> {
             }
             "addc" | "subc" | "madc" => self.carry_chain(op),
             "add" | "sub" | "mad" if op.has("cc") => self.carry_chain(op),
+            "add" | "sub" | "mul" | "fma" if op.ty()? == ScalarType::F32x2 => self.float_pair(op),
             "testp" | "copysign" | "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "ex2" | "lg2" | "tanh"
             | "fma" => self.float(op),
             "add" | "sub" | "mul" | "div" | "mad" | "neg" | "abs" | "min" | "max" => {
@@ -356,9 +379,8 @@ impl<'a, 'b> Translator<'a, 'b> {
             "tex" | "tld4" => self.texture(op),
             "txq" | "suq" => self.texture_query(op),
             "suld" | "sust" | "sured" => self.surface(op),
-            "rem" | "mul24" | "mad24" | "sad" | "dp4a" | "dp2a" | "vabsdiff4" | "vabsdiff2" => {
-                self.integer(op)
-            }
+            "rem" | "mul24" | "mad24" | "sad" | "dp4a" | "dp2a" => self.integer(op),
+            name if name.starts_with('v') => self.video(op),
             _ => Err("the software GPU does not know this instruction".into()),
         }
     }
