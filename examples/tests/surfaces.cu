@@ -123,6 +123,30 @@ int main()
         EXPECT(pair.x == unsigned(x) && pair.y == ~unsigned(x), "row %d is (%u, %u)", x, pair.x, pair.y);
     }
 
+    // A box of device memory into the middle of the volume, both with positions: bytes there, elements here.
+    cudaPitchedPtr box = {};
+    CHECK(cudaMalloc3D(&box, make_cudaExtent(16, 6, 3)));
+    CHECK(cudaMemset3D(box, 0x11, make_cudaExtent(16, 6, 3)));
+    cudaMemcpy3DParms copy = {};
+    copy.srcPtr = box;
+    copy.srcPos = make_cudaPos(4, 1, 2);
+    copy.dstArray = volume;
+    copy.dstPos = make_cudaPos(3, 2, 1);
+    copy.extent = make_cudaExtent(5, 2, 1);
+    copy.kind = cudaMemcpyDeviceToDevice;
+    CHECK(cudaMemcpy3DAsync(&copy));
+    const std::vector<unsigned char> mixed = contents(volume, 2, 8, 4, 2);
+    for (int i = 0; i < 64; i++) {
+        const int x = i % 8, y = i / 8 % 4, z = i / 32;
+        const bool inside = x >= 3 && y >= 2 && z == 1;
+        const short word = reinterpret_cast<const short *>(mixed.data())[i];
+        EXPECT(word == (inside ? 0x1111 : x - 10 * y - 100 * z), "box (%d, %d, %d) is %d", x, y, z, word);
+    }
+    copy.extent.width = 6;
+    EXPECT(cudaMemcpy3D(&copy) == cudaErrorInvalidValue, "a box beyond its array was copied");
+    EXPECT(cudaGetLastError() == cudaErrorInvalidValue, "the error is not the last one");
+    CHECK(cudaFree(box.ptr));
+
     for (cudaSurfaceObject_t object : {from, to, objects[0], objects[1], objects[2]}) {
         CHECK(cudaDestroySurfaceObject(object));
     }

@@ -9,7 +9,7 @@ use proto::ArrayCalls;
 use proto::param::{Copy3D, Side3D};
 
 use super::array::Array;
-use super::copy::{Box3D, Extent, PitchedPointer, Position, Rectangle, Timing, copy_2d, place};
+use super::copy::{Box3D, Extent, PitchedPointer, Position, Rectangle, Timing, copy_2d, copy_3d, place};
 use super::error::{INVALID_MEMCPY_DIRECTION, INVALID_PITCH_VALUE};
 use crate::edge::{DefaultStream, twins};
 use crate::handles::{Resolved, device, resolve};
@@ -39,8 +39,8 @@ twins! {
 
     /// Copies a rectangle from array to array.
     fn cudaMemcpy2DArrayToArray, cudaMemcpy2DArrayToArray_ptds(default; dst: u64, dst_x: usize, dst_y: usize, src: u64, src_x: usize, src_y: usize, width: usize, height: usize, kind: c_int) {
-        let (dst, src) = (Side::array(dst, dst_x, dst_y)?, Side::array(src, src_x, src_y)?);
-        copy_box(&resolve(default, 0)?, &dst, &src, Extent { width, height, depth: 1 }, kind, Timing::Sync)
+        let ends = (End::Array(dst, dst_x, dst_y), End::Array(src, src_x, src_y));
+        copy_3d(&resolve(default, 0)?, &rectangle(ends.0, ends.1, width, height, kind)?, Timing::Sync)
     }
 
     /// Copies bytes into an array, row by row.
@@ -79,8 +79,8 @@ twins! {
         }
         let target = resolve(default, 0)?;
         runs(src, src_x, src_y, bytes, |(src, x, y), _, (width, height)| {
-            let (dst, src) = (Side::array(dst, x, y - src_y + dst_y)?, Side::array(src, x, y)?);
-            copy_box(&target, &dst, &src, Extent { width, height, depth: 1 }, kind, Timing::Sync)
+            let ends = (End::Array(dst, x, y - src_y + dst_y), End::Array(src, x, y));
+            copy_3d(&target, &rectangle(ends.0, ends.1, width, height, kind)?, Timing::Sync)
         })
     }
 }
@@ -99,15 +99,6 @@ enum Side {
 }
 
 impl Side {
-    fn array(handle: u64, x: usize, y: usize) -> CuResult<Side> {
-        Ok(Side::Array { array: Array::of(handle)?, at: [x as u64, y as u64, 0] })
-    }
-
-    fn memory(address: u64, pitch: usize, height: usize) -> Side {
-        let pointer = PitchedPointer { address, pitch, width: pitch, height };
-        Side::Memory { pointer, position: Position { x: 0, y: 0, z: 0 } }
-    }
-
     /// One end of a `cudaMemcpy3DParms`: the array, or the memory; positions in arrays count elements.
     fn of(array: u64, pointer: PitchedPointer, position: Position) -> CuResult<Side> {
         match (array, pointer.address) {
@@ -191,7 +182,7 @@ impl Side {
 }
 
 /// `cudaMemcpy3D` with an array on either side: the extent counts elements.
-pub(super) fn copy_3d(target: &Resolved, parameters: &Box3D, timing: Timing) -> CuResult<()> {
+pub(super) fn copy_arrays(target: &Resolved, parameters: &Box3D, timing: Timing) -> CuResult<()> {
     let handle = |array: *const std::ffi::c_void| array.addr() as u64;
     let dst = Side::of(handle(parameters.dst_array), parameters.dst, parameters.dst_position)?;
     let src = Side::of(handle(parameters.src_array), parameters.src, parameters.src_position)?;
@@ -209,6 +200,7 @@ pub(super) fn copy_3d(target: &Resolved, parameters: &Box3D, timing: Timing) -> 
     copy_box(target, &dst, &src, Extent { width, ..parameters.extent }, parameters.kind, timing)
 }
 
+/// A rectangle into an array, as the box that it is.
 fn to_array(
     default: DefaultStream,
     stream: u64,
@@ -217,13 +209,11 @@ fn to_array(
     (width, height): (usize, usize),
     (kind, timing): (c_int, Timing),
 ) -> CuResult<()> {
-    if height > 1 && pitch < width {
-        return Err(INVALID_PITCH_VALUE);
-    }
-    let (dst, src) = (Side::array(array, x, y)?, Side::memory(src, pitch, height));
-    copy_box(&resolve(default, stream)?, &dst, &src, Extent { width, height, depth: 1 }, kind, timing)
+    let ends = (End::Array(array, x, y), End::Memory(src, pitch));
+    copy_3d(&resolve(default, stream)?, &rectangle(ends.0, ends.1, width, height, kind)?, timing)
 }
 
+/// A rectangle out of an array, as the box that it is.
 fn from_array(
     default: DefaultStream,
     stream: u64,
@@ -232,12 +222,49 @@ fn from_array(
     (width, height): (usize, usize),
     (kind, timing): (c_int, Timing),
 ) -> CuResult<()> {
-    if height > 1 && pitch < width {
-        return Err(INVALID_PITCH_VALUE);
-    }
-    let (dst, src) = (Side::memory(dst, pitch, height), Side::array(array, x, y)?);
-    copy_box(&resolve(default, stream)?, &dst, &src, Extent { width, height, depth: 1 }, kind, timing)
+    let ends = (End::Memory(dst, pitch), End::Array(array, x, y));
+    copy_3d(&resolve(default, stream)?, &rectangle(ends.0, ends.1, width, height, kind)?, timing)
 }
+
+/// One end of a copy of a rectangle.
+#[derive(Clone, Copy)]
+enum End {
+    /// Handle, byte of the row, row.
+    Array(u64, usize, usize),
+    /// Address and pitch.
+    Memory(u64, usize),
+}
+
+/// A rectangle of `width` bytes with an array on one side at least, whose elements the box counts.
+fn rectangle(dst: End, src: End, width: usize, height: usize, kind: c_int) -> CuResult<Box3D> {
+    let element = match (dst, src) {
+        (End::Array(array, ..), _) | (_, End::Array(array, ..)) => Array::of(array)?.element_bytes(),
+        _ => 1,
+    };
+    let element = usize::try_from(element).map_err(|_| CuError::INVALID_VALUE)?;
+    let whole =
+        |bytes: usize| bytes.is_multiple_of(element).then_some(bytes / element).ok_or(CuError::INVALID_VALUE);
+    let end = |end| {
+        Ok(match end {
+            End::Array(array, x, y) => {
+                // A handle is told as a pointer and never looked behind.
+                let handle = usize::try_from(array).map_err(|_| CuError::INVALID_VALUE)?;
+                (std::ptr::without_provenance(handle), Position { x: whole(x)?, y, z: 0 }, NOWHERE)
+            }
+            End::Memory(_, pitch) if height > 1 && pitch < width => return Err(INVALID_PITCH_VALUE),
+            End::Memory(address, pitch) => {
+                let pointer = PitchedPointer { address, pitch, width, height };
+                (std::ptr::null(), Position { x: 0, y: 0, z: 0 }, pointer)
+            }
+        })
+    };
+    let ((dst_array, dst_position, dst), (src_array, src_position, src)) = (end(dst)?, end(src)?);
+    let extent = Extent { width: whole(width)?, height, depth: 1 };
+    Ok(Box3D { src_array, src_position, src, dst_array, dst_position, dst, extent, kind })
+}
+
+/// What a box says of memory on a side where an array is meant.
+const NOWHERE: PitchedPointer = PitchedPointer { address: 0, pitch: 0, width: 0, height: 0 };
 
 /// Cuts a run of bytes that begins at `(x, y)` of an array and goes on in its next rows into rectangles: place in the
 /// array, bytes before it, width and height.

@@ -414,7 +414,7 @@ pub(crate) fn copy_3d(target: &Resolved, parameters: &Box3D, timing: Timing) -> 
     }
     let Box3D { src, dst, src_position, dst_position, extent, kind, .. } = *parameters;
     if !parameters.src_array.is_null() || !parameters.dst_array.is_null() {
-        return super::array_copy::copy_3d(target, parameters, timing);
+        return super::array_copy::copy_arrays(target, parameters, timing);
     }
     if extent.width == 0 || extent.height == 0 || extent.depth == 0 {
         return target.session.check();

@@ -137,7 +137,8 @@ impl SoftGpu {
                 let start = offset(side.z, side.y, side.x).and_then(|at| side.address.0.checked_add(at));
                 let bytes = offset(copy.depth - 1, copy.height - 1, copy.width);
                 let (start, bytes) = start.zip(bytes).ok_or(CuError::INVALID_VALUE)?;
-                if copy.height > 1 && pitch < copy.width || copy.depth > 1 && height < copy.height {
+                let gaps = copy.height > 1 || copy.depth > 1;
+                if gaps && pitch < copy.width || copy.depth > 1 && height < copy.height {
                     return Err(CuError::INVALID_VALUE);
                 }
                 self.memory.check(start, bytes)?;

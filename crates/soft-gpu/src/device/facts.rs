@@ -14,6 +14,52 @@ const BLOCKS_PER_MULTIPROCESSOR: i32 = 32;
 const REGISTERS: i32 = 64 * 1024;
 const WARP: i32 = 32;
 
+/// Extents of textures and surfaces by `CUdevice_attribute`, as of compute capability 9.0 (CUDA Programming Guide,
+/// "Technical Specifications per Compute Capability").
+const TEXTURES: [(usize, i32); 41] = [
+    (21, 131_072), // 1D
+    (22, 131_072),
+    (23, 65_536), // 2D
+    (24, 16_384),
+    (25, 16_384),
+    (26, 16_384), // 3D
+    (27, 32_768),
+    (28, 32_768),
+    (29, 2_048), // layers of 2D
+    (30, 512),   // alignment of surfaces
+    (42, 32_768),
+    (43, 2_048), // layers of 1D
+    (45, 32_768),
+    (46, 32_768), // gathers
+    (47, 8_192),
+    (48, 8_192),
+    (49, 32_768), // 3D, the other way
+    (52, 32_768), // cube
+    (53, 32_768),
+    (54, 2_046),  // layers of cubes
+    (55, 32_768), // surfaces, in the same order
+    (56, 131_072),
+    (57, 65_536),
+    (58, 16_384),
+    (59, 16_384),
+    (60, 16_384),
+    (61, 32_768),
+    (62, 2_048),
+    (63, 32_768),
+    (64, 32_768),
+    (65, 2_048),
+    (66, 32_768),
+    (67, 32_768),
+    (68, 2_046),
+    (69, 1 << 28), // linear memory
+    (70, 131_072),
+    (71, 65_000),
+    (72, 2_097_120), // rows of memory and their pitch
+    (73, 32_768),
+    (74, 32_768),
+    (77, 32_768), // mipmaps
+];
+
 fn multiprocessors(options: &SoftOptions) -> i32 {
     i32::try_from(options.threads.max(2)).unwrap_or(i32::MAX)
 }
@@ -66,6 +112,11 @@ pub(super) fn device(options: &SoftOptions, ordinal: u32) -> DeviceFacts {
         (A::RESERVED_SHARED_MEMORY_PER_BLOCK, SHARED_RESERVED),
     ] {
         if let Some(slot) = usize::try_from(attribute.0).ok().and_then(|index| attributes.get_mut(index)) {
+            *slot = Some(value);
+        }
+    }
+    for (attribute, value) in TEXTURES {
+        if let Some(slot) = attributes.get_mut(attribute) {
             *slot = Some(value);
         }
     }
