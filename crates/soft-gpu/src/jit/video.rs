@@ -95,7 +95,7 @@ pub(crate) struct Video {
 
 /// A part of a register for the scalar forms: 0 the whole, 1 to 4 a byte, 5 and 6 a half.
 pub(crate) fn part(name: &str) -> Option<u32> {
-    ["b0", "b1", "b2", "b3", "h0", "h1"].iter().position(|part| *part == name).map(|at| at as u32 + 1)
+    (1..).zip(["b0", "b1", "b2", "b3", "h0", "h1"]).find(|(_, part)| *part == name).map(|(at, _)| at)
 }
 
 impl Video {

@@ -176,7 +176,7 @@ impl Block {
                     barrier.all &= value != 0;
                     barrier.sum += value;
                 }
-                Status::AtBarrier(id % BARRIERS as u32)
+                Status::AtBarrier(u32::try_from(id as usize % BARRIERS).unwrap_or(0))
             }
             Request::Arrive { id, count } => {
                 let barrier = &mut self.barriers[id as usize % BARRIERS];

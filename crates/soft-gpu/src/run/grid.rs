@@ -19,6 +19,9 @@ use super::trap;
 
 /// Blocks that one CPU thread keeps at once when they wait for each other.
 const RESIDENT_BLOCKS: usize = 64;
+/// Stacks that a grid has at once, unless all of it must be resident: each takes two of the process's memory maps, of
+/// which Linux allows 65,530.
+const RESIDENT_STACKS: usize = 16 * 1024;
 /// Grids with fewer threads than this are not worth a second CPU thread.
 const WORTH_SHARING: u128 = 16 * 1024;
 const STACK_BYTES: usize = 64 * 1024;
@@ -39,6 +42,8 @@ pub(crate) struct Grid {
     params: Vec<u128>,
     params_bytes: u64,
     workspace: u64,
+    /// CPU threads that run it.
+    workers: usize,
     next: AtomicU64,
     fault: AtomicU32,
     /// Which thread brought the fault, as far as it is known.
@@ -142,6 +147,9 @@ impl Grid {
             true => request.arena.allocate(256).ok_or(Fault::of(CuError::LAUNCH_OUT_OF_RESOURCES))?,
             false => 0,
         };
+        let blocks = request.grid.count();
+        let worth = if blocks * request.block.count() < WORTH_SHARING { 1 } else { request.threads };
+        let threads = usize::try_from(blocks).unwrap_or(usize::MAX).min(worth).max(1);
         // SAFETY: only the lifetime changes; `run` returns after every thread that uses the reference is done.
         let print: &'static (dyn Fn(&[u8]) + Sync) = unsafe { std::mem::transmute(request.print) };
         let grid = Grid {
@@ -158,6 +166,7 @@ impl Grid {
             params,
             params_bytes: request.params.len() as u64,
             workspace,
+            workers: threads,
             next: AtomicU64::new(0),
             fault: AtomicU32::new(0),
             culprit: Mutex::default(),
@@ -165,9 +174,6 @@ impl Grid {
             abort: Abort(std::ptr::from_ref(request.abort)),
             objects: request.objects,
         };
-        let blocks = request.grid.count();
-        let worth = if blocks * request.block.count() < WORTH_SHARING { 1 } else { request.threads };
-        let threads = usize::try_from(blocks).unwrap_or(usize::MAX).min(worth).max(1);
         std::thread::scope(|scope| {
             for _ in 1..threads {
                 let helper = std::thread::Builder::new().name("vgpu-grid".into());
@@ -273,7 +279,9 @@ impl Grid {
                 }
                 Turn::Spinning => {
                     resident.push_back(block);
-                    let most = if cooperative { usize::MAX } else { RESIDENT_BLOCKS };
+                    // Blocks are taken in order, so a block that is waited for is never left behind.
+                    let stacks = RESIDENT_STACKS / self.workers / self.threads().max(1);
+                    let most = if cooperative { usize::MAX } else { stacks.clamp(2, RESIDENT_BLOCKS) };
                     limit = (resident.len() + 1).min(most);
                     std::thread::yield_now();
                 }

@@ -1,5 +1,6 @@
 //! Atomic operations.
 
+use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{AtomicRmwOp, InstBuilder, MemFlagsData, Value, types};
 use ptx::{Operand, ScalarType};
 
@@ -26,6 +27,8 @@ impl<'a> Translator<'a, '_> {
         let old = if op.has("cas") {
             let (expected, new) = (self.read_at(op, first + 1, word)?, self.read_at(op, first + 2, word)?);
             self.b.ins().atomic_cas(MemFlagsData::new(), address, expected, new)
+        } else if ty == ScalarType::B128 {
+            self.exchange_wide(op, address, first + 1)?
         } else if let Some(exchange) = exchange(op, ty) {
             let value = self.read_at(op, first + 1, clif_type(ty))?;
             let bits = self.coerce(value, types::I64, false);
@@ -39,6 +42,27 @@ impl<'a> Translator<'a, '_> {
             target if returns && *target != Operand::Sink => self.write_as(target, old, ty.is_signed()),
             _ => Ok(()),
         }
+    }
+
+    /// `atom.exch.b128`: Cranelift's own exchange of 128 bits leaves memory as it was, so compare and swap until it holds.
+    fn exchange_wide(&mut self, op: &Op<'a>, address: Value, at: usize) -> Result<Value, String> {
+        if !op.has("exch") {
+            return Err("the software GPU does not know this atomic operation".into());
+        }
+        let new = self.read_at(op, at, types::I128)?;
+        let (again, done) = (self.b.create_block(), self.b.create_block());
+        self.b.append_block_param(again, types::I128);
+        let guess = self.constant(types::I128, 0);
+        self.b.ins().jump(again, &[guess.into()]);
+        self.b.switch_to_block(again);
+        let expected = self.b.block_params(again)[0];
+        let found = self.b.ins().atomic_cas(MemFlagsData::new(), address, expected, new);
+        let same = self.b.ins().icmp(IntCC::Equal, found, expected);
+        self.b.ins().brif(same, done, &[], again, &[found.into()]);
+        self.b.seal_block(again);
+        self.b.switch_to_block(done);
+        self.b.seal_block(done);
+        Ok(found)
     }
 
     /// `atom.global.v4.f32.add {d}, [a], {b}`: an operation for each element.

@@ -78,6 +78,9 @@ impl<'a> Translator<'a, '_> {
     }
 
     fn half_op(&mut self, op: &Op<'a>, element: ScalarType, inputs: &[Value]) -> Result<Value, String> {
+        if op.has("oob") {
+            return Err("out-of-bounds NaNs are not supported".into());
+        }
         // A sign is one bit, and NaN keeps its payload.
         match op.opcode.name() {
             "neg" => return Ok(self.b.ins().bxor_imm_u(inputs[0], 0x8000)),
