@@ -6,6 +6,7 @@
 //! nothing. Kernels never run: a program that checks its results must fail here.
 
 mod array;
+mod tally;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,8 @@ use proto::{
     ContextCalls, Device, DeviceFacts, EventCalls, FunctionFacts, GlobalFacts, LaunchCalls, MemoryCalls,
     ModuleCalls, ModuleFacts, StreamCalls,
 };
+
+pub use tally::{TALLY, Tally, sample, word_sum};
 
 /// See the module's text.
 pub struct NullGpu {
@@ -39,23 +42,6 @@ struct State {
     open_gates: HashMap<u64, bool>,
     tally: Tally,
 }
-
-/// What has arrived, for a benchmark to compare with what was sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    pub launches: u64,
-    /// Sum of all argument bytes of all launches, as little-endian words.
-    pub argument_sum: u64,
-    /// Sum over all grids' x extents.
-    pub grid_sum: u64,
-    pub bytes_up: u64,
-    pub bytes_down: u64,
-    /// Sum of the words that dma-free uploads sampled.
-    pub sampled_sum: u64,
-}
-
-/// The first number under which `cuCtxGetLimit` tells the fields of the [`Tally`], in their order.
-pub const TALLY: u32 = 0x7600;
 
 /// Work that waits behind a closed gate.
 #[derive(Default)]
@@ -203,21 +189,6 @@ impl State {
             (Place::Host(_), Place::Host(_)) => {}
         }
     }
-}
-
-/// The sum of the first 8 bytes of every 4 KiB: enough to notice bytes that are not the ones sent.
-pub fn sample(bytes: &[u8]) -> u64 {
-    bytes
-        .chunks(4096)
-        .filter_map(|page| page.first_chunk())
-        .fold(0, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)))
-}
-
-/// The sum of all 8-byte little-endian words; a shorter rest counts as its bytes.
-pub fn word_sum(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks();
-    let words = words.iter().fold(0_u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)));
-    rest.iter().fold(words, |sum, byte| sum.wrapping_add(u64::from(*byte)))
 }
 
 impl ContextCalls for NullGpu {
