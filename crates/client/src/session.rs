@@ -104,10 +104,9 @@ impl Session {
         window: Window,
         environment: Arc<Environment>,
     ) -> std::io::Result<Arc<Session>> {
-        use std::os::fd::AsRawFd;
         let Ready { greeted, bulk } = ready;
         let progress = Progress::shared(&environment)?;
-        environment::remember_descriptor(greeted.link.descriptor().as_raw_fd());
+        descriptors(&*greeted.link).for_each(environment::remember_descriptor);
         let session = Arc::new(Session {
             link: greeted.link,
             bulk,
@@ -493,9 +492,15 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        use std::os::fd::AsRawFd;
-        environment::forget_descriptor(self.link.descriptor().as_raw_fd());
+        descriptors(&*self.link).for_each(environment::forget_descriptor);
     }
+}
+
+/// What a forked child must close, so that this process's end is the link's end.
+fn descriptors(link: &dyn Link) -> impl Iterator<Item = i32> {
+    use std::os::fd::AsRawFd;
+    let all = [Some(link.descriptor()), link.lifeline()];
+    all.into_iter().flatten().map(|descriptor| descriptor.as_raw_fd())
 }
 
 impl Outgoing {

@@ -47,6 +47,11 @@ pub trait Link: Send + Sync {
         None
     }
 
+    /// The socket whose end is the link's end, where that is not what `descriptor` answers.
+    fn lifeline(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
     /// Bytes that have gone over the link's TCP socket, both ways, as the kernel counts them.
     fn socket_bytes(&self) -> Option<u64> {
         None

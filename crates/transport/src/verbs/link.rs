@@ -249,6 +249,10 @@ impl Link for VerbsLink {
         self.lifeline.peer_address()
     }
 
+    fn lifeline(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.lifeline.descriptor())
+    }
+
     fn socket_bytes(&self) -> Option<u64> {
         self.lifeline.socket_bytes()
     }
