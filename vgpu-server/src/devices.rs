@@ -66,7 +66,11 @@ impl Driver {
                 }
                 opened => Ok(Arc::new(opened?)),
             },
-            Driver::Soft => Ok(Arc::new(SoftGpu::open(ordinal, SoftOptions::default())?)),
+            Driver::Soft => {
+                // Read here, in the worker: it concerns this device alone.
+                let check = std::env::var("VGPU_SOFT_CHECK").is_ok_and(|value| value.trim() == "1");
+                Ok(Arc::new(SoftGpu::open(ordinal, SoftOptions { check, ..SoftOptions::default() })?))
+            }
             Driver::Cuda { .. } => Ok(Arc::new(NvidiaGpu::open(ordinal)?.capturing_printed())),
         }
     }

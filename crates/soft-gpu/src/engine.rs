@@ -23,13 +23,15 @@ const EAGER_BYTES: usize = 256 * 1024;
 pub struct JitEngine {
     arena: Arc<Arena>,
     multiprocessors: u32,
+    check: bool,
 }
 
 impl JitEngine {
     /// An engine for a device that reports this many multiprocessors.
-    pub fn new(multiprocessors: usize) -> std::io::Result<JitEngine> {
+    /// With `check`, kernels compare every access with the allocations.
+    pub fn new(multiprocessors: usize, check: bool) -> std::io::Result<JitEngine> {
         let multiprocessors = u32::try_from(multiprocessors.max(2)).unwrap_or(u32::MAX);
-        Ok(JitEngine { arena: Arc::new(Arena::new()?), multiprocessors })
+        Ok(JitEngine { arena: Arc::new(Arena::new()?), multiprocessors, check })
     }
 }
 
@@ -41,6 +43,7 @@ impl Engine for JitEngine {
             arena_base: self.arena.base(),
             arena_bytes: self.arena.bytes(),
             multiprocessors: self.multiprocessors,
+            check: self.check,
         };
         let program = JitProgram::load(texts, limits, &self.arena).map_err(|error| {
             tracing(&error.to_string());
@@ -237,6 +240,7 @@ impl Kernel for JitKernel {
             cooperative: launch.cooperative,
             params: &params,
             print: context.print,
+            exact: context.exact,
             abort: context.abort,
             threads: context.threads,
             stack_limit: context.stack_bytes,

@@ -132,3 +132,22 @@ over_tcp_and_verbs! {
     a_launch_runs_while_the_program_does_something_else
     a_faulted_device_can_be_used_again_after_many_faults
 }
+
+#[test]
+fn with_checks_a_write_one_word_behind_an_allocation_is_found() {
+    for check in [false, true] {
+        let options = SoftOptions { check, ..SoftOptions::default() };
+        let gpu = Arc::new(SoftGpu::open(0, options).expect("a software GPU"));
+        let harness = Harness::new(Wire::Memory, gpu, 0, WorkerOptions::default());
+        let session = harness.remote.session().expect("a worker");
+        let poke = kernel(&session, "poke");
+        let memory = session.cuMemAlloc(100).expect("memory");
+        session.launch(poke, &shape(1, 1), &(memory.0 + 96).to_le_bytes()).expect("launched");
+        assert_eq!(session.cuCtxSynchronize(), Ok(()), "the last word");
+        session.launch(poke, &shape(1, 1), &(memory.0 + 100).to_le_bytes()).expect("launched");
+        // Still in the allocation's page, so only a check to the byte finds it.
+        let expected = if check { Err(CuError::ILLEGAL_ADDRESS) } else { Ok(()) };
+        assert_eq!(session.cuCtxSynchronize(), expected, "checked: {check}");
+        harness.finish();
+    }
+}

@@ -368,16 +368,19 @@ impl SoftGpu {
             return Err(CuError::INVALID_VALUE);
         }
         let (arguments, shared) = (arguments.to_vec(), Arc::clone(&self.shared));
+        let memory = Arc::clone(&self.memory);
         let run = move || {
             let print = |text: &[u8]| {
                 shared.printed.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(text);
             };
+            let exact = |address: u64, bytes: u64| memory.check(address, bytes).is_ok();
             let context = RunContext {
                 print: &print,
                 abort: &shared.abort,
                 threads: shared.threads,
                 stack_bytes: shared.stack_bytes.load(Ordering::Relaxed),
                 heap_bytes: shared.heap_bytes.load(Ordering::Relaxed),
+                exact: &exact,
                 objects: Reachable::now(&shared.objects),
             };
             kernel.run(&launch, &arguments, &context)

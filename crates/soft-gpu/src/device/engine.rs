@@ -56,6 +56,8 @@ pub struct RunContext<'a> {
     /// `CU_LIMIT_STACK_SIZE` and `CU_LIMIT_MALLOC_HEAP_SIZE`.
     pub stack_bytes: u64,
     pub heap_bytes: u64,
+    /// Whether bytes at an address belong to something, for grids that are checked.
+    pub exact: &'a (dyn Fn(u64, u64) -> bool + Sync),
     /// Textures and surfaces.
     pub objects: super::array::Reachable,
 }

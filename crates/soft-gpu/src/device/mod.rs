@@ -38,12 +38,15 @@ pub struct SoftOptions {
     pub memory_bytes: u64,
     /// CPU threads that a grid may use; also the number of multiprocessors, at least 2.
     pub threads: usize,
+    /// Every access of a kernel is compared with the allocations to the byte, and a fault says in which line of the PTX it
+    /// happened. Kernels run many times slower.
+    pub check: bool,
 }
 
 impl Default for SoftOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
-        SoftOptions { capability: 90, memory_bytes: 4 << 30, threads }
+        SoftOptions { capability: 90, memory_bytes: 4 << 30, threads, check: false }
     }
 }
 
@@ -81,7 +84,7 @@ struct Objects {
 impl SoftGpu {
     /// Device `ordinal` of its server, which compiles PTX for this machine.
     pub fn open(ordinal: u32, options: SoftOptions) -> CuResult<SoftGpu> {
-        let engine = JitEngine::new(options.threads).map_err(|_| CuError::OUT_OF_MEMORY)?;
+        let engine = JitEngine::new(options.threads, options.check).map_err(|_| CuError::OUT_OF_MEMORY)?;
         Ok(SoftGpu::new(Arc::new(engine), ordinal, options))
     }
 

@@ -42,6 +42,8 @@ pub(crate) struct ThreadContext {
     /// Counts turns of spinning loops.
     pub(crate) spins: u32,
     pub(crate) smid: u32,
+    /// The line of the instruction that runs, in kernels that are checked.
+    pub(crate) line: u32,
     pub(crate) yielder: *const DeviceYielder,
     pub(crate) grid: *const Grid,
     pub(crate) request: Request,

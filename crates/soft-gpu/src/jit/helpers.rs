@@ -61,6 +61,18 @@ pub(crate) unsafe extern "C" fn judge(ctx: *mut ThreadContext, address: u64, sha
     unsafe { fault(ctx, code.0) };
 }
 
+/// The check of an access to the byte. `shape` as for [`judge`].
+pub(crate) unsafe extern "C" fn inspect(ctx: *mut ThreadContext, address: u64, shape: u64) {
+    // SAFETY: generated code passes its own context.
+    unsafe { judge(ctx, address, shape) };
+    // SAFETY: generated code passes its own context, whose grid outlives the thread.
+    let grid = unsafe { &*(*ctx).grid };
+    if !grid.is_allocated(address, shape & 0xffff) {
+        // SAFETY: as above.
+        unsafe { fault(ctx, CuError::ILLEGAL_ADDRESS.0) };
+    }
+}
+
 /// The back edge of a loop in which the thread may be waiting for another one.
 pub(crate) unsafe extern "C" fn spin(ctx: *mut ThreadContext) {
     // SAFETY: generated code passes its own context.

@@ -61,7 +61,7 @@ pub(super) struct Block {
     live: u32,
     /// Its number in the grid, and the thread that faulted.
     index: u64,
-    faulted: Option<usize>,
+    faulted: Option<(usize, u32)>,
     stack_bytes: usize,
     /// Kept as long as the threads that use it.
     _memory: BlockMemory,
@@ -88,8 +88,8 @@ impl Block {
         })
     }
 
-    /// The block's number in the grid, and the thread that faulted if one did.
-    pub(super) fn place(&self) -> (u64, Option<usize>) {
+    /// The block's number in the grid; the thread that faulted, if one did, and its line.
+    pub(super) fn place(&self) -> (u64, Option<(usize, u32)>) {
         (self.index, self.faulted)
     }
 
@@ -151,7 +151,7 @@ impl Block {
                 self.live -= 1;
             }
             Paused::Ended(Exit::Fault(code)) => {
-                self.faulted = Some(thread);
+                self.faulted = Some((thread, self.fibers[thread].line()));
                 return Err(code);
             }
             Paused::Asks(request) => self.status[thread] = self.take(thread, request),

@@ -49,6 +49,7 @@ pub(crate) struct Grid {
     /// Which thread brought the fault, as far as it is known.
     culprit: Mutex<Option<Culprit>>,
     print: Print,
+    exact: Exact,
     abort: Abort,
     objects: Arc<Objects>,
 }
@@ -71,17 +72,22 @@ impl Fault {
 pub(crate) struct Culprit {
     block: [u64; 3],
     thread: Option<[u64; 3]>,
+    /// Of the PTX; 0 if it is not known.
+    line: u32,
 }
 
 impl std::fmt::Display for Culprit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "block {:?}", self.block)?;
-        self.thread.map_or(Ok(()), |thread| write!(f, ", thread {thread:?}"))
+        self.thread.map_or(Ok(()), |thread| write!(f, ", thread {thread:?}"))?;
+        if self.line == 0 { Ok(()) } else { write!(f, ", line {} of the PTX", self.line) }
     }
 }
 
 /// Where kernels print to, for as long as `Grid::run` has not returned.
 struct Print(*const (dyn Fn(&[u8]) + Sync));
+/// Whether bytes belong to something, likewise.
+struct Exact(*const (dyn Fn(u64, u64) -> bool + Sync));
 /// The flag that ends the grid, likewise.
 struct Abort(*const AtomicBool);
 
@@ -89,6 +95,10 @@ struct Abort(*const AtomicBool);
 unsafe impl Send for Print {}
 // SAFETY: as above.
 unsafe impl Sync for Print {}
+// SAFETY: as above.
+unsafe impl Send for Exact {}
+// SAFETY: as above.
+unsafe impl Sync for Exact {}
 // SAFETY: as above.
 unsafe impl Send for Abort {}
 // SAFETY: as above.
@@ -106,6 +116,7 @@ pub(crate) struct LaunchRequest<'a> {
     /// Packed as the kernel's parameter layout says.
     pub(crate) params: &'a [u8],
     pub(crate) print: &'a (dyn Fn(&[u8]) + Sync),
+    pub(crate) exact: &'a (dyn Fn(u64, u64) -> bool + Sync),
     pub(crate) abort: &'a AtomicBool,
     pub(crate) threads: usize,
     pub(crate) stack_limit: u64,
@@ -152,6 +163,8 @@ impl Grid {
         let threads = usize::try_from(blocks).unwrap_or(usize::MAX).min(worth).max(1);
         // SAFETY: only the lifetime changes; `run` returns after every thread that uses the reference is done.
         let print: &'static (dyn Fn(&[u8]) + Sync) = unsafe { std::mem::transmute(request.print) };
+        // SAFETY: likewise.
+        let exact: &'static (dyn Fn(u64, u64) -> bool + Sync) = unsafe { std::mem::transmute(request.exact) };
         let grid = Grid {
             limits: request.limits,
             arena: Arc::clone(&request.arena),
@@ -171,6 +184,7 @@ impl Grid {
             fault: AtomicU32::new(0),
             culprit: Mutex::default(),
             print: Print(std::ptr::from_ref(print)),
+            exact: Exact(std::ptr::from_ref(exact)),
             abort: Abort(std::ptr::from_ref(request.abort)),
             objects: request.objects,
         };
@@ -209,7 +223,7 @@ impl Grid {
     }
 
     /// A thread ended with a fault. In a loop over threads it is not known which of the block it was.
-    pub(super) fn fail_in(&self, code: u32, block: u64, thread: Option<usize>) {
+    pub(super) fn fail_in(&self, code: u32, block: u64, thread: Option<(usize, u32)>) {
         let (grid, shape) = (self.grid, self.block);
         let place = |linear: u64, x: u32, y: u32| {
             let (x, y) = (u64::from(x.max(1)), u64::from(y.max(1)));
@@ -217,7 +231,8 @@ impl Grid {
         };
         let culprit = Culprit {
             block: place(block, grid.x, grid.y),
-            thread: thread.map(|thread| place(thread as u64, shape.x, shape.y)),
+            thread: thread.map(|(thread, _)| place(thread as u64, shape.x, shape.y)),
+            line: thread.map_or(0, |(_, line)| line),
         };
         self.culprit.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(culprit);
         self.fail(code);
@@ -335,6 +350,7 @@ impl Grid {
             stack_limit: 0,
             stack_base: 0,
             spins: 0,
+            line: 0,
             smid: coordinate(index % u64::from(self.limits.multiprocessors.max(1))),
             yielder: std::ptr::null(),
             grid: std::ptr::from_ref(self),
@@ -358,6 +374,13 @@ impl Grid {
     pub(crate) fn print(&self, text: &[u8]) {
         // SAFETY: the function outlives the grid, see `Print`.
         unsafe { (*self.print.0)(text) };
+    }
+
+    /// Whether bytes in the window belong to an allocation; addresses elsewhere have been judged before.
+    pub(crate) fn is_allocated(&self, address: u64, bytes: u64) -> bool {
+        let in_window = address.wrapping_sub(self.limits.window_base) < self.limits.window_bytes;
+        // SAFETY: the function outlives the grid, see `Exact`.
+        !in_window || unsafe { (*self.exact.0)(address, bytes) }
     }
 
     pub(crate) fn malloc(&self, bytes: u64) -> u64 {

@@ -77,6 +77,12 @@ impl<'a> Translator<'a, '_> {
 
     fn checked_global(&mut self, target: Target, base: Value, offset: i64, bytes: u32) -> Value {
         let address = if offset == 0 { base } else { self.b.ins().iadd_imm_s(base, offset) };
+        if self.limits.check {
+            let generic = if target == Target::Generic { 0x1_0000 } else { 0 };
+            let shape = self.constant(types::I64, u64::from(bytes) | generic);
+            self.helper(helpers::inspect as *const () as usize, &[self.ctx, address, shape], None);
+            return address;
+        }
         let key = (base, bytes);
         if let Some(&near) = self.checked.get(&key)
             && (offset - near).abs() <= NEAR_BYTES

@@ -62,6 +62,8 @@ pub(crate) struct Limits {
     pub(crate) arena_base: u64,
     pub(crate) arena_bytes: u64,
     pub(crate) multiprocessors: u32,
+    /// Every access is compared with the allocations, and each instruction leaves its line.
+    pub(crate) check: bool,
 }
 
 /// Machine code of a kernel and what it needs to run.
@@ -133,7 +135,11 @@ impl Compiler {
 
     /// Compiles a kernel and everything it can call.
     pub(crate) fn compile(&self, image: &Image, kernel: FunctionId) -> Result<CompiledKernel, CompileError> {
-        let unit = Unit::new(image, kernel);
+        let mut unit = Unit::new(image, kernel);
+        if self.limits.check {
+            // In a loop over threads it is not known which of them faults.
+            unit.lowering = Lowering::Fibers;
+        }
         let table = Arc::new(FunctionTable((0..unit.functions.len()).map(|_| AtomicUsize::new(0)).collect()));
         let mut context = Context::new();
         let mut builder_context = FunctionBuilderContext::new();

@@ -289,6 +289,12 @@ impl<'a, 'b> Translator<'a, 'b> {
     fn instruction(&mut self, instruction: &'a Instruction) -> Done {
         let opcode = self.module.opcode(instruction);
         let op = Op { opcode, types: opcode.types(), operands: &instruction.operands };
+        if self.limits.check {
+            let line = self.constant(types::I32, u64::from(instruction.line));
+            let offset =
+                i32::try_from(std::mem::offset_of!(ThreadContext, line)).expect("the context is small");
+            self.b.ins().store(cranelift_codegen::ir::MemFlagsData::trusted(), line, self.ctx, offset);
+        }
         let Some((guard, negated)) = instruction.guard else {
             return self.dispatch(&op);
         };
