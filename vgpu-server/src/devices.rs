@@ -76,7 +76,7 @@ impl Driver {
     }
 
     /// The driver library that was named, if one was.
-    pub fn library(&self) -> Option<&Path> {
+    pub fn named(&self) -> Option<&Path> {
         match self {
             Driver::Cuda { library } => library.as_deref(),
             Driver::Null { .. } | Driver::Soft | Driver::Auto => None,

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 
 /// The daemon. With a driver that was named, the program starts anew, so that helper and workers find that one.
 fn serve(options: Options) -> Result<(), String> {
-    let folder = options.driver.library().map(|library| {
+    let folder = options.driver.named().map(|library| {
         nvidia::LibraryFolder::enter(library)
             .map_err(|error| format!("--driver {}: {error}", library.display()))
     });

@@ -121,11 +121,11 @@ impl Session {
         let mut state = self.state();
         state.pulls.insert(copy, PullState { span: src, sent: 0, call: proto::frame::CallId(0) });
         drop(state);
-        if self.direct().is_some_and(|(_, bulk)| bulk.gpudirect) {
-            self.name_host_memory(copy, src)?;
-        }
-        let posted =
-            self.post_call(row(0x0802), &mut |out| codec::put(out, (copy, dst, src.len() as u64, stream)));
+        let gpudirect = self.direct().is_some_and(|(_, bulk)| bulk.gpudirect);
+        let named = if gpudirect { self.name_host_memory(copy, src) } else { Ok(()) };
+        let posted = named.and_then(|()| {
+            self.post_call(row(0x0802), &mut |out| codec::put(out, (copy, dst, src.len() as u64, stream)))
+        });
         let mut state = self.state();
         match posted {
             Ok(call) => {
@@ -220,9 +220,9 @@ impl Session {
             _pending: PendingWrite::landing(dst),
         };
         self.state().landings.insert(copy, entry);
-        self.name_host_memory(copy, dst)?;
-        let posted =
-            self.post_call(row(0x0803), &mut |out| codec::put(out, (copy, src, dst.len() as u64, stream)));
+        let posted = self.name_host_memory(copy, dst).and_then(|()| {
+            self.post_call(row(0x0803), &mut |out| codec::put(out, (copy, src, dst.len() as u64, stream)))
+        });
         let call = match posted {
             Ok(call) => call,
             Err(error) => {

@@ -38,10 +38,11 @@ thread_local! {
 }
 
 impl NvidiaGpu {
-    /// Opens device `ordinal` of the installed driver. A missing driver is logged, and is `CUDA_ERROR_NO_DEVICE`.
+    /// Opens device `ordinal` of the installed driver. A missing driver is `CUDA_ERROR_NO_DEVICE`, with the reason in the
+    /// log: whether it is an error is for the caller to say.
     pub fn open(ordinal: u32) -> CuResult<Self> {
         let api = library::open().map_err(|reason: Unavailable| {
-            tracing::error!("{reason}");
+            tracing::info!("{reason}");
             CuError::NO_DEVICE
         })?;
         let ordinal = c_int::try_from(ordinal).map_err(|_| CuError::INVALID_DEVICE)?;

@@ -64,6 +64,16 @@ pub(super) enum Lost {
     Broken(String),
 }
 
+impl Lost {
+    /// What became of the lifeline. Its own words name the peer already, as ours will.
+    fn of(error: LinkError) -> Lost {
+        match error {
+            LinkError::Lost { source, .. } => Lost::Broken(source.to_string()),
+            other => Lost::Broken(other.to_string()),
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Counters {
     pub(super) messages: AtomicU64,
@@ -169,10 +179,10 @@ impl VerbsLink {
         self.check()?;
         let cause = match self.lifeline.wait_readable(Duration::ZERO) {
             Ok(false) => return Ok(()),
-            Err(error) => Lost::Broken(error.to_string()),
+            Err(error) => Lost::of(error),
             Ok(true) => match self.lifeline.receive(&mut [0]) {
                 Err(LinkError::Closed { .. }) => Lost::Closed,
-                Err(error) => Lost::Broken(error.to_string()),
+                Err(error) => Lost::of(error),
                 Ok(_) => Lost::Broken("the peer sent bytes over TCP after the change to verbs".into()),
             },
         };
