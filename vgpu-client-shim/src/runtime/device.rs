@@ -1,7 +1,6 @@
 //! Devices: the list, the current one, attributes, limits, preferences, peers.
 
 use std::ffi::{CStr, c_char, c_int};
-use std::sync::PoisonError;
 
 use cuda_types::attribute::DeviceAttribute;
 use cuda_types::{CuError, CuResult};
@@ -11,7 +10,7 @@ use super::error::{self, PEER_ACCESS_UNSUPPORTED};
 use crate::edge::{Out, Required, entries};
 use crate::graph::capture;
 use crate::log;
-use crate::state::{self, Device, Preferences, devices};
+use crate::state::{self, Current, Preferences, devices};
 
 entries! {
     /// The number of devices.
@@ -27,15 +26,14 @@ entries! {
     fn cudaSetDevice(ordinal: c_int) {
         let device = devices().get(ordinal)?;
         device.facts()?;
-        state::set_current(ordinal);
+        state::set_current(Current::of(device));
         Ok(())
     }
 
     /// This thread's device.
     fn cudaGetDevice(ordinal: Out<'_, c_int>) {
         let ordinal = ordinal.required()?;
-        devices().current()?;
-        ordinal.write(state::current_ordinal());
+        ordinal.write(devices().current()?.program_number());
         Ok(())
     }
 
@@ -47,7 +45,7 @@ entries! {
         }
         let device = devices().get(ordinal)?;
         if flags == 1 {
-            prefer(device, |preferences| preferences.flags = device_flags);
+            device.prefer(|preferences| preferences.flags = device_flags);
         }
         device.session()?.check()
     }
@@ -147,7 +145,7 @@ entries! {
         if config > 2 {
             return Err(CuError::INVALID_VALUE);
         }
-        prefer(devices().current()?, |preferences| preferences.shared_memory_config = config);
+        devices().current()?.prefer(|preferences| preferences.shared_memory_config = config);
         Ok(())
     }
 
@@ -164,7 +162,7 @@ entries! {
         if flags & !0xff != 0 || !matches!(flags & 7, 0 | 1 | 2 | 4) {
             return Err(CuError::INVALID_VALUE);
         }
-        prefer(devices().current()?, |preferences| preferences.flags = flags);
+        devices().current()?.prefer(|preferences| preferences.flags = flags);
         Ok(())
     }
 
@@ -212,7 +210,7 @@ entries! {
             })
         });
         let found = found.ok_or(CuError::INVALID_DEVICE)?;
-        ordinal.write(c_int::try_from(found.ordinal).map_err(|_| CuError::UNKNOWN)?);
+        ordinal.write(found.program_number());
         Ok(())
     }
 
@@ -327,16 +325,12 @@ fn set_cache_config(config: u32) -> CuResult<()> {
     if config > 3 {
         return Err(CuError::INVALID_VALUE);
     }
-    prefer(devices().current()?, |preferences| preferences.cache_config = config);
+    devices().current()?.prefer(|preferences| preferences.cache_config = config);
     Ok(())
 }
 
 fn preferences() -> CuResult<Preferences> {
-    Ok(*devices().current()?.preferences.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-fn prefer(device: &Device, change: impl FnOnce(&mut Preferences)) {
-    change(&mut device.preferences.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(devices().current()?.preferences())
 }
 
 #[cfg(test)]

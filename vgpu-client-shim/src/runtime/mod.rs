@@ -21,3 +21,11 @@ pub(crate) mod stream;
 pub(crate) mod symbol;
 pub(crate) mod texture;
 pub(crate) mod version;
+
+/// Stands behind every name that is not supported: says so once, answers `cudaErrorNotSupported`.
+///
+/// The arguments are not looked at; in the C calling convention the caller removes them.
+pub(crate) extern "C" fn unsupported<const PLACE: usize>() -> u32 {
+    crate::table::say_unsupported(PLACE);
+    error::record(cuda_types::CuError::NOT_SUPPORTED)
+}

@@ -233,6 +233,11 @@ impl Pool {
     }
 }
 
+/// The pool that an allocation came from.
+pub(crate) fn of_allocation(address: u64) -> Option<u64> {
+    books().as_ref()?.allocations.get(&address).map(|(pool, _)| *pool)
+}
+
 /// An allocation was freed: it no longer counts for its pool.
 pub(crate) fn freed(address: u64) {
     let entry = books().as_mut().and_then(|books| books.allocations.remove(&address));

@@ -98,7 +98,7 @@ twins! {
     /// The device of the stream.
     fn cudaStreamGetDevice, cudaStreamGetDevice_ptsz(default; stream: u64, device: Out<'_, c_int>) {
         let ordinal = describe(default, stream)?.ordinal;
-        device.required()?.write(c_int::try_from(ordinal).map_err(|_| CuError::UNKNOWN)?);
+        device.required()?.write(handles::device(ordinal)?.program_number());
         Ok(())
     }
 
@@ -131,7 +131,7 @@ twins! {
 /// `cudaHostFn_t`.
 pub(crate) type HostFunction = unsafe extern "C" fn(*mut c_void);
 /// `cudaStreamCallback_t`.
-type Callback = unsafe extern "C" fn(u64, u32, *mut c_void);
+pub(crate) type Callback = unsafe extern "C" fn(u64, u32, *mut c_void);
 
 /// What the program wants back in its host function; only passed on.
 #[derive(Clone, Copy)]
