@@ -59,6 +59,16 @@ inline std::string read_beside(const char *program, const char *file)
     return std::string(std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>());
 }
 
+// Makes a context on device 0 and makes it this thread's own.
+inline CUresult make_context(CUcontext *context, unsigned flags)
+{
+#if CUDA_VERSION >= 13000
+    return cuCtxCreate(context, nullptr, flags, 0);
+#else
+    return cuCtxCreate(context, flags, 0);
+#endif
+}
+
 // Makes device 0's context this thread's own, and loads the kernels.
 inline CUmodule begin(const char *program, CUcontext *context)
 {

@@ -298,6 +298,7 @@ impl Device {
             CURRENT.set(Current { is_bound: true, ..current });
         }
         if !self.is_held.load(Ordering::Relaxed) {
+            driver::initialized();
             self.is_held.store(true, Ordering::Relaxed);
         }
     }

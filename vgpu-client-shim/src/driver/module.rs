@@ -19,7 +19,7 @@ use crate::images::Images;
 use crate::log;
 use crate::registry::{self, Fatbin, Kernel};
 use crate::runtime::error::INVALID_DEVICE_FUNCTION;
-use crate::state::Device;
+use crate::state::{Device, devices};
 
 /// A module of a context.
 struct Module {
@@ -86,10 +86,8 @@ entries! {
 
     /// The number of functions.
     fn cuModuleGetFunctionCount(count: Out<'_, u32>, module: u64) {
-        let count = count.required()?;
         let (fatbin, device) = find(module)?;
-        count.write(u32::try_from(fatbin.module(device)?.functions.len()).map_err(|_| CuError::UNKNOWN)?);
-        Ok(())
+        kernel_count(count, &fatbin, device)
     }
 
     /// The functions, as many as there is room for.
@@ -114,24 +112,14 @@ entries! {
 
     /// Loads a library from memory: contexts load it when they first use it.
     fn cuLibraryLoadData(library: Out<'_, u64>, code: *const c_void, jit_options: *const u32, jit_values: *mut *mut c_void, jit_count: u32, options: *const u32, values: *mut *mut c_void, count: u32) {
-        // SAFETY: the caller's arrays of `jit_count` options and values (module doc of `edge`).
-        let jit = unsafe { Options::read(jit_count, jit_options, jit_values) }?;
-        // SAFETY: the caller's arrays of `count` options and values (module doc of `edge`).
-        let is_lasting = unsafe { is_preserved(count, options, values) }?;
-        // SAFETY: one of the forms that the manual names (module doc of `edge`); preserved, if the caller says so.
-        let images = unsafe { Images::of_data(code, is_lasting) };
-        let loaded = images.and_then(|images| load_library(library, images));
-        jit.report(loaded);
-        loaded
+        // SAFETY: the caller's arrays and image (module doc of `edge`).
+        unsafe { load_library_data(library, code, (jit_count, jit_options, jit_values), (count, options, values)) }
     }
 
     /// Loads a library from a file.
     fn cuLibraryLoadFromFile(library: Out<'_, u64>, path: *const c_char, jit_options: *const u32, jit_values: *mut *mut c_void, jit_count: u32, _options: *const u32, _values: *mut *mut c_void, _count: u32) {
-        // SAFETY: the caller's arrays of `jit_count` options and values (module doc of `edge`).
-        let jit = unsafe { Options::read(jit_count, jit_options, jit_values) }?;
-        let loaded = file(path).and_then(|images| load_library(library, images));
-        jit.report(loaded);
-        loaded
+        // SAFETY: the caller's arrays (module doc of `edge`).
+        unsafe { load_library_file(library, path, (jit_count, jit_options, jit_values)) }
     }
 
     /// Unloads a library from every context.
@@ -150,10 +138,7 @@ entries! {
 
     /// The number of kernels.
     fn cuLibraryGetKernelCount(count: Out<'_, u32>, library: u64) {
-        let count = count.required()?;
-        let module = LIBRARIES.get(library)?.module(context::current()?)?;
-        count.write(u32::try_from(module.functions.len()).map_err(|_| CuError::UNKNOWN)?);
-        Ok(())
+        kernel_count(count, &self::library(library)?, context::current()?)
     }
 
     /// The kernels, as many as there is room for.
@@ -245,18 +230,69 @@ pub(crate) fn forget_device(ordinal: usize) {
     }
 }
 
+/// Loads a library from memory.
+///
+/// # Safety
+/// Each triple is the length of two arrays and the arrays; `code` is one of the forms that `cuModuleLoadData` names,
+/// and stays as it is if the options say so.
+pub(crate) unsafe fn load_library_data(
+    library: Out<'_, u64>,
+    code: *const c_void,
+    jit: (u32, *const u32, *mut *mut c_void),
+    (count, options, values): (u32, *const u32, *mut *mut c_void),
+) -> CuResult<()> {
+    // SAFETY: the caller's promise.
+    let jit = unsafe { Options::read(jit.0, jit.1, jit.2) }?;
+    // SAFETY: the caller's promise.
+    let is_lasting = unsafe { is_preserved(count, options, values) }?;
+    // SAFETY: the caller's promise.
+    let images = unsafe { Images::of_data(code, is_lasting) };
+    let loaded = images.and_then(|images| load_library(library, images));
+    jit.report(loaded);
+    loaded
+}
+
+/// Loads a library from a file.
+///
+/// # Safety
+/// The triple is the length of two arrays and the arrays.
+pub(crate) unsafe fn load_library_file(
+    library: Out<'_, u64>,
+    path: *const c_char,
+    jit: (u32, *const u32, *mut *mut c_void),
+) -> CuResult<()> {
+    // SAFETY: the caller's promise.
+    let jit = unsafe { Options::read(jit.0, jit.1, jit.2) }?;
+    let loaded = file(path).and_then(|images| load_library(library, images));
+    jit.report(loaded);
+    loaded
+}
+
 /// Takes the images of a library.
-pub(crate) fn load_library(library: Out<'_, u64>, images: Images) -> CuResult<()> {
+fn load_library(library: Out<'_, u64>, images: Images) -> CuResult<()> {
     let library = library.required()?;
     let fatbin = registry::adopt(images, None);
     // What no device could load is told at once, where there is a context to try it in.
-    if let Ok(device) = context::current()
+    if let Ok(device) = devices().current()
+        && device.open_session().is_some()
         && let Err(error) = fatbin.module(device)
     {
         registry::discard(&fatbin);
         return Err(error);
     }
     library.write(LIBRARIES.insert(fatbin));
+    Ok(())
+}
+
+/// The fatbin behind a library.
+pub(crate) fn library(handle: u64) -> CuResult<Arc<Fatbin>> {
+    Ok(Arc::clone(&*LIBRARIES.get(handle)?))
+}
+
+/// Tells the number of a module's kernels.
+pub(crate) fn kernel_count(count: Out<'_, u32>, fatbin: &Arc<Fatbin>, device: &Device) -> CuResult<()> {
+    let count = count.required()?;
+    count.write(u32::try_from(fatbin.module(device)?.functions.len()).map_err(|_| CuError::UNKNOWN)?);
     Ok(())
 }
 
