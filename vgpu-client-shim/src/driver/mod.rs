@@ -5,6 +5,7 @@
 //! context of its thread, its error is not remembered for `cudaGetLastError`, and errors that only the runtime has
 //! become the driver's.
 
+pub(crate) mod array;
 pub(crate) mod context;
 pub(crate) mod copy;
 pub(crate) mod device;
@@ -18,6 +19,7 @@ pub(crate) mod linker;
 pub(crate) mod memory;
 pub(crate) mod module;
 pub(crate) mod stream;
+pub(crate) mod texture;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,12 +125,10 @@ pub(crate) fn of_runtime(call: impl FnOnce() -> u32) -> CuResult<()> {
 /// An error as the driver names it: some exist in the runtime only.
 fn of_the_driver(error: CuError) -> CuError {
     match error {
-        runtime_error::INVALID_CONFIGURATION
-        | runtime_error::INVALID_PITCH_VALUE
-        | runtime_error::INVALID_MEMCPY_DIRECTION
-        | runtime_error::MISSING_CONFIGURATION => CuError::INVALID_VALUE,
         runtime_error::INVALID_SYMBOL => CuError::NOT_FOUND,
         runtime_error::INVALID_DEVICE_FUNCTION => CuError::INVALID_HANDLE,
+        // driver_types.h: what these numbers mean - a wrong argument of one kind or another - only the runtime tells apart.
+        CuError(9..=33 | 52..=99) => CuError::INVALID_VALUE,
         error => error,
     }
 }

@@ -111,14 +111,14 @@ entries! {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ResourceDesc {
     /// `cudaResourceType`
-    kind: u32,
+    pub(crate) kind: u32,
     /// An array's handle, or the device pointer.
-    address: u64,
-    format: ChannelFormat,
+    pub(crate) address: u64,
+    pub(crate) format: ChannelFormat,
     /// Bytes of linear memory, or texels of a row.
-    size: usize,
-    height: usize,
-    pitch: usize,
+    pub(crate) size: usize,
+    pub(crate) height: usize,
+    pub(crate) pitch: usize,
 }
 
 /// `cudaResourceDesc` of major 13.
@@ -133,20 +133,20 @@ pub(crate) struct ResourceDesc13 {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct RuntimeTexture {
-    address_modes: [u32; 3],
-    filter: u32,
+    pub(crate) address_modes: [u32; 3],
+    pub(crate) filter: u32,
     /// `cudaTextureReadMode`: 0 as the elements are, 1 as normalized floats.
-    read_mode: u32,
-    srgb: c_int,
-    border: [f32; 4],
-    normalized: c_int,
-    max_anisotropy: u32,
-    mipmap_filter: u32,
-    mipmap_bias: f32,
-    mipmap_min: f32,
-    mipmap_max: f32,
-    exact_mipmaps: c_int,
-    seamless: c_int,
+    pub(crate) read_mode: u32,
+    pub(crate) srgb: c_int,
+    pub(crate) border: [f32; 4],
+    pub(crate) normalized: c_int,
+    pub(crate) max_anisotropy: u32,
+    pub(crate) mipmap_filter: u32,
+    pub(crate) mipmap_bias: f32,
+    pub(crate) mipmap_min: f32,
+    pub(crate) mipmap_max: f32,
+    pub(crate) exact_mipmaps: c_int,
+    pub(crate) seamless: c_int,
 }
 
 /// What an object was made of.
@@ -189,6 +189,16 @@ fn made(handle: u64) -> CuResult<Made> {
     let key = (devices().current()?.ordinal, handle);
     let all = MADE.read().unwrap_or_else(PoisonError::into_inner);
     all.as_ref().and_then(|all| all.get(&key)).copied().ok_or(CuError::INVALID_VALUE)
+}
+
+/// What a texture, or a surface, shows.
+pub(crate) fn resource_of(object: u64, is_texture: bool) -> CuResult<ResourceDesc> {
+    made(object)?.resource_of(is_texture)
+}
+
+/// How a texture is read.
+pub(crate) fn texture_of(object: u64) -> CuResult<RuntimeTexture> {
+    made(object)?.texture.ok_or(CuError::INVALID_VALUE)
 }
 
 impl Made {
