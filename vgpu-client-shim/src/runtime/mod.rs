@@ -2,6 +2,7 @@
 
 pub(crate) mod array;
 pub(crate) mod array_copy;
+pub(crate) mod batch;
 pub(crate) mod capture;
 pub(crate) mod copy;
 pub(crate) mod device;
