@@ -88,8 +88,8 @@ pub(crate) extern "C" fn __cudaPushCallConfiguration(
 #[derive(Debug)]
 pub(crate) struct LaunchConfig {
     grid: Dim3,
-    block: Dim3,
-    shared_bytes: usize,
+    pub(super) block: Dim3,
+    pub(super) shared_bytes: usize,
     stream: u64,
     attributes: *const LaunchAttribute,
     attribute_count: u32,
@@ -105,14 +105,14 @@ pub(crate) struct LaunchAttribute {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+pub(super) enum Kind {
     Plain,
     Cooperative,
 }
 
 impl LaunchConfig {
     /// What the attributes ask for; `NOT_SUPPORTED` for what would change the result.
-    fn kind(&self) -> CuResult<Kind> {
+    pub(super) fn kind(&self) -> CuResult<Kind> {
         let count = usize::try_from(self.attribute_count).map_err(|_| CuError::INVALID_VALUE)?;
         if count == 0 {
             return Ok(Kind::Plain);

@@ -19,6 +19,8 @@ pub(crate) mod pool;
 pub(crate) mod properties;
 pub(crate) mod registration;
 pub(crate) mod stream;
+pub(crate) mod stream_attributes;
 pub(crate) mod symbol;
 pub(crate) mod texture;
+pub(crate) mod unavailable;
 pub(crate) mod version;
