@@ -218,3 +218,53 @@ fn arrays_without_tiles_planes_or_views_say_so_as_cuda_does() {
         );
     }
 }
+
+#[test]
+fn the_log_can_be_read_back_and_told_to_a_function() {
+    passes(
+        13,
+        2,
+        r#"
+        extern E cudaLogsRegisterCallback(void (*)(void *, int, char *, size), void *, S *), cudaLogsUnregisterCallback(S);
+        extern E cudaLogsCurrent(unsigned *, unsigned), cudaLogsDumpToMemory(unsigned *, char *, size *, unsigned);
+        extern E cudaLogsDumpToFile(unsigned *, const char *, unsigned);
+        extern E cudaGLGetDevices(void), cudaIpcGetEventHandle(void *, void *);
+        static char heard[1000]; static int level = 77;
+        static void hear(void *data, int told, char *message, size length) {
+            if (data == heard && strlen(message) == length) strcpy(heard, message), level = told;
+        }
+        int main(int count, char **arguments) {
+            S handle; unsigned place, first; char text[1000], path[4096]; size bytes = sizeof text;
+            OK(cudaLogsRegisterCallback(hear, heard, &handle));
+            OK(cudaLogsCurrent(&place, 0));
+            first = place;
+            IS(1, cudaLogsCurrent(&place, 1));
+            OK(cudaLogsDumpToMemory(&place, text, &bytes, 0));
+            TRUE(bytes == 0 && text[0] == 0);
+            IS(801, cudaGLGetDevices());
+            TRUE(level == 1 && strstr(heard, "cudaGLGetDevices is not available: ") == heard);
+            OK(cudaLogsUnregisterCallback(handle));
+            IS(1, cudaLogsUnregisterCallback(handle));
+            IS(801, cudaIpcGetEventHandle(0, 0));
+            TRUE(!strstr(heard, "cudaIpc"));
+
+            bytes = sizeof text;
+            OK(cudaLogsDumpToMemory(&place, text, &bytes, 0));
+            TRUE(strlen(text) == bytes && strstr(text, heard) == text && strstr(text, "cudaIpcGetEventHandle"));
+            bytes = sizeof text;
+            OK(cudaLogsDumpToMemory(&place, text, &bytes, 0));
+            TRUE(bytes == 0);
+            bytes = 8;
+            IS(1, cudaLogsDumpToMemory(&first, text, &bytes, 0));
+            TRUE(bytes == 0);
+            snprintf(path, sizeof path, "%s.log", arguments[0]);
+            OK(cudaLogsDumpToFile(&first, path, 0));
+            TRUE(first == place);
+            FILE *file = fopen(path, "r");
+            text[fread(text, 1, sizeof text - 1, file)] = 0;
+            TRUE(strstr(text, heard) == text);
+            puts("done");
+            return 0;
+        }"#,
+    );
+}

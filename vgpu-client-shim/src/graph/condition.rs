@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use client::Session;
-use cuda_types::{CUdeviceptr, CUstream, CuError, CuResult};
+use cuda_types::{CUdeviceptr, CuError, CuResult};
 use proto::{MemoryCalls, ModuleCalls};
 
 use super::work::on_device;
@@ -25,8 +25,10 @@ use crate::state::Device;
 pub(crate) struct Condition {
     /// What kernels are told: the address of the value.
     pub(crate) handle: u64,
-    /// Assigned whenever the graph that it was made for begins to run.
-    default: Option<u32>,
+    /// Assigned when the graph that it was made for begins to run: each time, or the first time.
+    default: u32,
+    each_time: bool,
+    assigned: AtomicBool,
     ordinal: usize,
     session: Weak<Session>,
     /// A node has it.
@@ -51,18 +53,21 @@ pub(crate) enum Kind {
 }
 
 impl Condition {
-    /// A value on `device`; 0, or the default, until a kernel sets it.
-    pub(crate) fn new(device: &Device, default: u32, assign: bool) -> CuResult<Arc<Condition>> {
+    /// A value on `device`, the default until a kernel sets it.
+    pub(crate) fn new(device: &Device, default: u32, each_time: bool) -> CuResult<Arc<Condition>> {
         let session = device.session()?;
         if !is_supported(device, &session)? {
             return Err(CuError::NOT_SUPPORTED);
         }
-        let address = session.cuMemAlloc(4)?;
-        session.cuMemsetD32Async(address, default, 1, CUstream::NULL)?;
-        let session = Arc::downgrade(&session);
-        let (ordinal, used) = (device.ordinal, AtomicBool::new(false));
-        let default = assign.then_some(default);
-        Ok(Arc::new(Condition { handle: address.0, default, ordinal, session, used }))
+        Ok(Arc::new(Condition {
+            handle: session.cuMemAlloc(4)?.0,
+            default,
+            each_time,
+            assigned: AtomicBool::new(false),
+            ordinal: device.ordinal,
+            session: Arc::downgrade(&session),
+            used: AtomicBool::new(false),
+        }))
     }
 
     /// Whether a node has it.
@@ -75,16 +80,13 @@ impl Condition {
         self.used.store(true, Ordering::Release);
     }
 
-    /// Whether the value is set anew with every run.
-    pub(crate) fn has_default(&self) -> bool {
-        self.default.is_some()
-    }
-
     /// Assigns the default in the order of `target`'s stream.
     pub(crate) fn assign(&self, target: &Resolved) -> CuResult<()> {
-        let Some(default) = self.default else { return Ok(()) };
+        if self.assigned.swap(true, Ordering::AcqRel) && !self.each_time {
+            return Ok(());
+        }
         on_device(target, self.ordinal, |target| {
-            target.session.cuMemsetD32Async(CUdeviceptr(self.handle), default, 1, target.stream)
+            target.session.cuMemsetD32Async(CUdeviceptr(self.handle), self.default, 1, target.stream)
         })
     }
 
@@ -153,7 +155,8 @@ fn is_supported(device: &Device, session: &Session) -> CuResult<bool> {
             session.cuModuleUnload(module)?;
             facts.functions.iter().all(|function| function.unsupported.is_none())
         }
-        Err(error) if error.is_sticky() => return Err(error),
+        // What says nothing about the device.
+        Err(error) if error.is_sticky() || error == CuError::OUT_OF_MEMORY => return Err(error),
         Err(_) => false,
     };
     if !answer {

@@ -41,8 +41,8 @@ struct Launched {
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     order: Vec<usize>,
-    /// Values of conditional nodes that are set whenever it begins to run.
-    defaults: Vec<Arc<Condition>>,
+    /// Values of conditional nodes that may be set when it begins to run.
+    conditions: Vec<Arc<Condition>>,
 }
 
 /// A node of a plan.
@@ -235,8 +235,7 @@ impl Plan {
             steps.push(Step { node: *handle, after, work: node.work.clone(), child, bodies, enabled: true });
         }
         let order = order(&steps).ok_or(CuError::INVALID_VALUE)?;
-        let defaults = found.conditions.iter().filter(|condition| condition.has_default());
-        Ok(Plan { steps, order, defaults: defaults.cloned().collect() })
+        Ok(Plan { steps, order, conditions: found.conditions.clone() })
     }
 
     /// The plan of a graph that a conditional node owns, in which only some kinds may be.
@@ -259,7 +258,7 @@ impl Plan {
     }
 
     fn run(&self, target: &Resolved) -> CuResult<()> {
-        self.defaults.iter().try_for_each(|condition| condition.assign(target))?;
+        self.conditions.iter().try_for_each(|condition| condition.assign(target))?;
         self.in_order().filter(|step| step.enabled).try_for_each(|step| match (&step.child, &step.work) {
             (Some(child), _) => child.run(target),
             (None, Work::Choose(choice)) => step.choose(choice, target),

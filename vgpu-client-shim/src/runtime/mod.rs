@@ -13,6 +13,7 @@ pub(crate) mod function;
 pub(crate) mod graph;
 pub(crate) mod host_memory;
 pub(crate) mod launch;
+pub(crate) mod logs;
 pub(crate) mod managed;
 pub(crate) mod memory;
 pub(crate) mod pool;
