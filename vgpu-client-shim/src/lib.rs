@@ -6,7 +6,7 @@
 //!
 //! Layout:
 //! * [`table`]: the functions behind the names, per library, from the lists in `symbols/`
-//! * `config`, `log`: the environment, lines on standard error
+//! * `config`, `log`, `journal`: the environment, lines on standard error, the last of them
 //! * `edge`: what the shapes of entry points may assume
 //! * `state`, `handles`, `registry`, `images`, `globals`: devices and threads; streams and events; what was registered
 //! * `graph`: graphs and captures, which live on this side only
@@ -24,6 +24,7 @@ mod globals;
 mod graph;
 mod handles;
 mod images;
+mod journal;
 mod log;
 mod managed;
 mod process;

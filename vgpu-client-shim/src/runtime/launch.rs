@@ -88,8 +88,8 @@ pub(crate) extern "C" fn __cudaPushCallConfiguration(
 #[derive(Debug)]
 pub(crate) struct LaunchConfig {
     grid: Dim3,
-    block: Dim3,
-    shared_bytes: usize,
+    pub(super) block: Dim3,
+    pub(super) shared_bytes: usize,
     stream: u64,
     attributes: *const LaunchAttribute,
     attribute_count: u32,
@@ -113,7 +113,7 @@ pub(crate) enum Kind {
 
 impl LaunchConfig {
     /// What the attributes ask for; `NOT_SUPPORTED` for what would change the result.
-    fn kind(&self) -> CuResult<Kind> {
+    pub(super) fn kind(&self) -> CuResult<Kind> {
         // SAFETY: the caller's array of `attribute_count` attributes (module doc of `edge`).
         unsafe { Kind::of_attributes("cudaLaunchKernelExC", self.attributes, self.attribute_count) }
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod array;
 pub(crate) mod array_copy;
+pub(crate) mod batch;
 pub(crate) mod capture;
 pub(crate) mod copy;
 pub(crate) mod device;
@@ -14,14 +15,17 @@ pub(crate) mod graph;
 pub(crate) mod host_memory;
 pub(crate) mod launch;
 pub(crate) mod library;
+pub(crate) mod logs;
 pub(crate) mod managed;
 pub(crate) mod memory;
 pub(crate) mod pool;
 pub(crate) mod properties;
 pub(crate) mod registration;
 pub(crate) mod stream;
+pub(crate) mod stream_attributes;
 pub(crate) mod symbol;
 pub(crate) mod texture;
+pub(crate) mod unavailable;
 pub(crate) mod version;
 
 /// Stands behind every name that is not supported: says so once, answers `cudaErrorNotSupported`.

@@ -1,7 +1,7 @@
 //! Texture and surface objects. A handle is the device's own, because kernels read it; what it was made of is kept here.
 
 use std::collections::HashMap;
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::sync::{PoisonError, RwLock};
 
 use cuda_types::{CUdeviceptr, CuError, CuResult};
@@ -40,6 +40,12 @@ entries! {
             forget(device, object, true)?;
             session.cuTexObjectDestroy(object)
         }
+    }
+
+    /// The view of a texture: none was made with one (CUDA Runtime API, cudaGetTextureObjectResourceViewDesc).
+    fn cudaGetTextureObjectResourceViewDesc(_view: *mut c_void, object: u64) {
+        made(object)?;
+        Err(CuError::INVALID_VALUE)
     }
 
     /// How a texture is read.
