@@ -194,6 +194,23 @@ const PROBE: &str = "
 ";
 
 #[cfg(test)]
+impl Condition {
+    /// A value on no device, for tests of books.
+    pub(super) fn of_no_device(handle: u64) -> Arc<Condition> {
+        let [assigned, used] = [false; 2].map(AtomicBool::new);
+        Arc::new(Condition {
+            handle,
+            default: 0,
+            each_time: false,
+            assigned,
+            ordinal: 0,
+            session: Weak::new(),
+            used,
+        })
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -446,6 +446,21 @@ mod tests {
     }
 
     #[test]
+    fn the_graphs_of_a_conditional_node_hold_only_what_they_may() {
+        let mut store = Store::default();
+        let outer = store.create();
+        store.graph_mut(outer).unwrap().conditions.push(Condition::of_no_device(7));
+        let (node, bodies) = store.add_choice(outer, &[], 7, Kind::Switch, 2).unwrap();
+        let allowed = store.add(bodies[1], &[], Work::Empty).unwrap();
+        let mut plan = Plan::new(&store, outer).unwrap();
+        assert!(plan.step(allowed).is_some() && plan.step(node).is_some(), "nodes inside are found");
+        assert!(plan.clone().into_graph(&mut store).is_err(), "it cannot be a child");
+        assert_eq!(plan.differs(&Plan::new(&store, outer).unwrap()), None);
+        store.add(bodies[1], &[], Work::WaitEvent(5)).unwrap();
+        assert_eq!(Plan::new(&store, outer).err(), Some(CuError::INVALID_VALUE));
+    }
+
+    #[test]
     fn an_update_takes_parameters_and_refuses_another_shape() {
         let mut store = Store::default();
         let edges = [(0, 1), (1, 2)];
