@@ -45,6 +45,18 @@ fn every_listed_name_is_exported_with_its_own_version_node_and_no_other() {
 }
 
 #[test]
+fn every_name_of_the_driver_is_exported_with_its_version_node() {
+    let Some(mut names) = exported(&shim_folder().join("libcuda.so.1")) else { return };
+    assert!(names.remove("vgpu_client_library"), "the marker is missing");
+    let list = include_str!("../symbols/cuda.txt");
+    let rows = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let listed: BTreeSet<String> =
+        rows.map(|line| format!("{}@@libcuda.so.1", line.split_whitespace().next().unwrap())).collect();
+    assert_eq!(names, listed);
+    assert_eq!(names.len(), 722);
+}
+
+#[test]
 fn the_core_exports_one_name() {
     let Some(names) = exported(&shim_folder().join("libvgpu_core.so")) else { return };
     assert_eq!(names, BTreeSet::from(["vgpu_core_v1".to_owned()]));
