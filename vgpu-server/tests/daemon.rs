@@ -450,6 +450,39 @@ fn a_termination_lets_clients_finish_and_takes_no_new_ones() {
 }
 
 #[test]
+fn a_server_on_a_lifeline_opens_no_port_and_leaves_nothing_behind() {
+    let folder = tempfile::Builder::new().prefix("lifeline").tempdir().expect("a folder").keep();
+    let socket = folder.join("device.sock");
+    let mut process = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))
+        .args(["--driver", "null", "--unix-only", "--lifeline", "--unix"])
+        .arg(&socket)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program is there");
+    let mut said = BufReader::new(process.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    let (what, paste) = (said.next().expect("a line"), said.next().expect("a line"));
+    assert!(what.starts_with("Serving ") && what.ends_with("on a Unix socket."), "{what}");
+    assert!(paste.ends_with(&format!("export VGPU_SERVER=\"unix:{}\"", socket.display())), "{paste}");
+    let tcp = std::fs::read_dir(format!("/proc/{}/fd", process.id())).expect("Linux").filter_map(|entry| {
+        let target = std::fs::read_link(entry.ok()?.path()).ok()?.to_string_lossy().into_owned();
+        let inode = target.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned();
+        let listening = ["tcp", "tcp6"].map(|table| std::fs::read_to_string(format!("/proc/net/{table}")));
+        let is_tcp = |table: String| table.lines().any(|row| row.split_whitespace().nth(9) == Some(&inode));
+        listening.into_iter().flatten().any(is_tcp).then_some(inode)
+    });
+    assert_eq!(tcp.collect::<Vec<_>>(), [] as [String; 0], "no TCP socket");
+    let remote = Remote::connect(Address::Unix(socket), Transport::Auto, 0, Arc::new(quiet()), |_, _| true);
+    let remote = remote.expect("the server is up");
+    let session = remote.session().expect("a worker");
+    round_trip(&session).expect("a good link");
+    drop(process.stdin.take());
+    assert!(process.wait().expect("it runs").success(), "it does not wait for its client");
+    assert!(!folder.exists());
+    assert!(eventually(|| ContextCalls::cuCtxSynchronize(&*session) == Err(CuError::DEVICE_UNAVAILABLE)));
+}
+
+#[test]
 fn a_port_that_is_taken_is_named_with_the_remedy() {
     let server = Server::start("null");
     let second = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))
