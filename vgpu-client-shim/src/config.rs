@@ -14,7 +14,7 @@
 
 use std::sync::OnceLock;
 
-use client::server_list::{self, Device, Server, Transport};
+use client::server_list::{Device, Named, Server, Transport};
 use transport::Address;
 
 use crate::log::{self, Level};
@@ -62,36 +62,14 @@ impl Config {
 }
 
 fn devices(variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Target>, String> {
-    let default = match variable("VGPU_REMOTECALL") {
-        None => Transport::Auto,
-        Some(text) => Transport::parse(&text)
-            .ok_or_else(|| format!("VGPU_REMOTECALL={text}: expected rpc, tcp, ibv or auto"))?,
-    };
-    let (named_by, text) = list_text(variable)?;
-    let list = server_list::parse(&text).map_err(|mistake| format!("{named_by}: {mistake}"))?;
-    if list.is_empty() {
-        return Err(format!("{named_by} names no server; try {named_by}=\"host:0\""));
-    }
-    let all: Vec<Target> = list.into_iter().map(|device| target(device, default, &named_by)).collect();
+    let default = Transport::by_default(variable)?;
+    let named = Named::find(variable)?;
+    let list = named.devices()?;
+    let all: Vec<Target> = list.into_iter().map(|device| target(device, default, &named.by)).collect();
     match variable("CUDA_VISIBLE_DEVICES") {
         None => Ok(all),
         Some(text) => Ok(visible(&text, all.len()).into_iter().map(|index| all[index].clone()).collect()),
     }
-}
-
-/// Where the list stands, and the list.
-fn list_text(variable: &dyn Fn(&str) -> Option<String>) -> Result<(String, String), String> {
-    for name in ["VGPU_SERVER", "DSCUDA_SERVER"] {
-        if let Some(text) = variable(name) {
-            return Ok((name.to_owned(), text));
-        }
-    }
-    let Some(path) = variable("VGPU_SERVER_CONF") else {
-        return Err("no server is named; set VGPU_SERVER, as in VGPU_SERVER=\"host:0\"".to_owned());
-    };
-    let text = std::fs::read_to_string(&path).map_err(|error| format!("VGPU_SERVER_CONF={path}: {error}"))?;
-    let lines = text.lines().map(|line| line.split('#').next().unwrap_or(line));
-    Ok((format!("VGPU_SERVER_CONF={path}"), lines.collect::<Vec<_>>().join(" ").trim().to_owned()))
 }
 
 fn target(device: Device, default: Transport, named_by: &str) -> Target {
