@@ -10,6 +10,7 @@
 //! | `VGPU_LINK_TIMEOUT_MS` | after how long without a sign of life a server counts as lost; 2000 |
 //! | `VGPU_LOG` | `off`, `error`, `warn`, `info` or `debug` |
 //! | `CUDA_VISIBLE_DEVICES` | which of the devices the program sees, in which order |
+//! | `VGPU_RANK_POLICY` | which of these one rank of an MPI program sees: [`crate::rank`] |
 //! | `CUDA_LAUNCH_BLOCKING` | `1`: every launch waits for its kernel |
 
 use std::sync::OnceLock;
@@ -18,6 +19,7 @@ use client::server_list::{Device, Named, Server, Transport};
 use transport::Address;
 
 use crate::log::{self, Level};
+use crate::rank::{LocalRank, Policy};
 
 /// What the user asked for.
 #[derive(Debug)]
@@ -66,10 +68,13 @@ fn devices(variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Target>, Str
     let named = Named::find(variable)?;
     let list = named.devices()?;
     let all: Vec<Target> = list.into_iter().map(|device| target(device, default, &named.by)).collect();
-    match variable("CUDA_VISIBLE_DEVICES") {
-        None => Ok(all),
-        Some(text) => Ok(visible(&text, all.len()).into_iter().map(|index| all[index].clone()).collect()),
-    }
+    let visible: Vec<Target> = match variable("CUDA_VISIBLE_DEVICES") {
+        None => all,
+        Some(text) => visible(&text, all.len()).into_iter().map(|index| all[index].clone()).collect(),
+    };
+    // Of what the user lets through: with CUDA_VISIBLE_DEVICES=2,3 the ranks share these two.
+    let part = Policy::read(variable)?.part(LocalRank::read(variable).as_ref(), visible.len())?;
+    Ok(visible[part].to_vec())
 }
 
 fn target(device: Device, default: Transport, named_by: &str) -> Target {
@@ -167,6 +172,24 @@ mod tests {
         assert_eq!(visible("-1", 3), [] as [usize; 0]);
         assert_eq!(visible("1,1", 3), [] as [usize; 0]);
         assert_eq!(visible("NoDevFiles", 3), [] as [usize; 0]);
+    }
+
+    #[test]
+    fn ranks_share_what_the_user_lets_through() {
+        let rank = |policy, visible| {
+            names(&read(&[
+                ("VGPU_SERVER", "a b c d"),
+                ("VGPU_RANK_POLICY", policy),
+                ("CUDA_VISIBLE_DEVICES", visible),
+                ("MPI_LOCALRANKID", "1"),
+                ("MPI_LOCALNRANKS", "2"),
+            ]))
+        };
+        assert_eq!(rank("all", "3,1"), ["d:40800", "b:40800"]);
+        assert_eq!(rank("roundrobin", "3,1"), ["b:40800"]);
+        assert_eq!(rank("block", "0,1,2,3"), ["c:40800", "d:40800"]);
+        let wrong = read(&[("VGPU_SERVER", "a"), ("VGPU_RANK_POLICY", "fair")]);
+        assert!(wrong.devices.unwrap_err().contains("fair"));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! Layout:
 //! * [`table`]: the functions behind the names, per major, from `symbols/cudart.txt`
-//! * `config`, `log`: the environment, lines on standard error
+//! * `config`, `rank`, `log`: the environment, the part of the devices that a rank of MPI sees, lines on standard error
 //! * `edge`: what the shapes of entry points may assume
 //! * `state`, `handles`, `registry`, `images`, `globals`: devices and threads; streams and events; what was registered
 //! * `graph`: graphs and captures, which live on this side only
@@ -25,6 +25,7 @@ mod images;
 mod log;
 mod managed;
 mod process;
+mod rank;
 mod registry;
 mod runtime;
 mod state;
