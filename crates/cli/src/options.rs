@@ -21,20 +21,13 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Task {
-    /// Runs a program on the devices of a list, or on private software devices
     Run(Run),
-    /// Prints the variables that `run` sets, for mpirun -x and job scripts
     Env(Env),
-    /// Greets every server of the list and shows its device
     Devices(Devices),
-    /// Checks servers, libraries and a program; the exit status is the number of failures
     Doctor(Doctor),
-    /// Shows which CUDA functions there are, or which of them a program uses
     Coverage(Coverage),
-    /// Starts private software devices (started by run and env)
     #[command(hide = true)]
     StartDevices(StartDevices),
-    /// Writes manual pages and completions (used by cargo xtask dist)
     #[command(hide = true)]
     Pages(Pages),
 }
@@ -69,7 +62,7 @@ pub(crate) struct Run {
     pub(crate) command: Vec<OsString>,
 }
 
-/// Prints the variables that `run` sets.
+/// Prints the variables that `run` sets, for mpirun -x and job scripts.
 ///
 /// In a shell:  eval "$(vgpu env -s gpuhost:0)"
 #[derive(Args, Debug)]
@@ -110,7 +103,7 @@ pub(crate) struct Devices {
     pub(crate) json: bool,
 }
 
-/// Checks servers, libraries and a program, in the order in which they matter.
+/// Checks servers, libraries and a program; the exit status is the number of failures.
 ///
 /// What is checked is what a program would find if it were started from this very shell.
 #[derive(Args, Debug)]
