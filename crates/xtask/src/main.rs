@@ -16,6 +16,7 @@
 //! * [`virtual_machine`]: a guest with RDMA devices in software
 //! * [`guest`]: what runs inside it
 //! * [`without_verbs`]: the product where there is no libibverbs
+//! * [`room`]: a machine with less on it than this one
 
 #![forbid(unsafe_code)]
 
@@ -27,6 +28,7 @@ mod dist;
 mod guest;
 mod launch;
 mod plugin;
+mod room;
 mod samples;
 mod servers;
 mod toolchain;
