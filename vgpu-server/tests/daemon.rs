@@ -483,6 +483,32 @@ fn a_server_on_a_lifeline_opens_no_port_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn the_service_manager_learns_when_clients_can_come_and_when_no_more() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (notify, socket) = (folder.path().join("notify"), folder.path().join("device.sock"));
+    let manager = std::os::unix::net::UnixDatagram::bind(&notify).expect("a socket");
+    manager.set_read_timeout(Some(PATIENCE)).expect("a live socket");
+    let told = || {
+        let mut bytes = [0; 64];
+        let length = manager.recv(&mut bytes).expect("a line");
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    };
+    let mut process = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))
+        .args(["--driver", "null", "--unix-only", "--unix"])
+        .arg(&socket)
+        .env("NOTIFY_SOCKET", &notify)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the program is there");
+    assert_eq!(told(), "READY=1");
+    Remote::connect(Address::Unix(socket), Transport::Auto, 0, Arc::new(quiet()), |_, _| true)
+        .expect("it is ready");
+    kill("-TERM", i32::try_from(process.id()).expect("a pid"));
+    assert_eq!(told(), "STOPPING=1");
+    assert!(process.wait().expect("it runs").success());
+}
+
+#[test]
 fn a_port_that_is_taken_is_named_with_the_remedy() {
     let server = Server::start("null");
     let second = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))

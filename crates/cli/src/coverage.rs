@@ -105,7 +105,7 @@ fn libraries() -> Vec<Library> {
     let mut others: Vec<&str> = functions::functions().map(|function| function.list).collect();
     others.dedup();
     for list in others.into_iter().filter(|list| *list != RUNTIME) {
-        libraries.push(column(list, None, list.to_owned()));
+        libraries.push(column(list, None, format!("lib{list}.so.1")));
     }
     libraries
 }

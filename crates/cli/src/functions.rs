@@ -1,5 +1,7 @@
 //! What of CUDA there is: the lists from which the client libraries are made.
 
+use crate::libraries::MAJORS;
+
 include!(concat!(env!("OUT_DIR"), "/lists.rs"));
 
 /// One function of a list.
@@ -8,8 +10,8 @@ pub(crate) struct Function {
     /// The list that it stands in: `cudart`.
     pub(crate) list: &'static str,
     pub(crate) name: &'static str,
-    /// The columns after the name: who answers, by major where the list has majors.
-    answers: &'static str,
+    /// The columns after the name. Of the runtime: who answers, by major; of other lists: the last one is who answers.
+    columns: &'static str,
 }
 
 /// How a function stands.
@@ -30,10 +32,13 @@ impl Function {
             "-" => Standing::Unsupported,
             _ => Standing::Supported,
         };
-        let mut columns = self.answers.split_whitespace();
-        match major.and_then(|major| crate::libraries::MAJORS.iter().position(|known| *known == major)) {
-            Some(column) if self.list == RUNTIME => columns.nth(column).map_or(Standing::Unknown, one),
-            _ => columns.map(one).min_by_key(|standing| *standing as u8).unwrap_or(Standing::Unknown),
+        let mut columns = self.columns.split_whitespace();
+        if self.list != RUNTIME {
+            return columns.next_back().map_or(Standing::Unknown, one);
+        }
+        match major.and_then(|major| MAJORS.iter().position(|known| *known == major)) {
+            Some(column) => columns.nth(column).map_or(Standing::Unknown, one),
+            None => columns.map(one).min_by_key(|standing| *standing as u8).unwrap_or(Standing::Unknown),
         }
     }
 }
@@ -43,8 +48,8 @@ pub(crate) fn functions() -> impl Iterator<Item = Function> {
     LISTS.iter().flat_map(|(list, text)| {
         let rows = text.lines().map(str::trim).filter(|row| !row.is_empty() && !row.starts_with('#'));
         rows.map(move |row| {
-            let (name, answers) = row.split_once(char::is_whitespace).unwrap_or((row, ""));
-            Function { list, name, answers: answers.trim() }
+            let (name, columns) = row.split_once(char::is_whitespace).unwrap_or((row, ""));
+            Function { list, name, columns: columns.trim() }
         })
     })
 }
@@ -72,10 +77,17 @@ mod tests {
 
     #[test]
     fn a_function_may_stand_differently_in_each_major() {
-        let function = Function { list: RUNTIME, name: "f", answers: ".   -" };
+        let function = Function { list: RUNTIME, name: "f", columns: ".   -" };
         assert_eq!(function.standing(Some(12)), Standing::Unknown);
         assert_eq!(function.standing(Some(13)), Standing::Unsupported);
         assert_eq!(function.standing(None), Standing::Unsupported);
         assert_eq!(function.standing(Some(11)), Standing::Unsupported);
+    }
+
+    #[test]
+    fn in_other_lists_the_last_column_says_who_answers() {
+        let standing = |columns| Function { list: "cuda", name: "f", columns }.standing(Some(13));
+        assert_eq!(standing("3020   -"), Standing::Unsupported);
+        assert_eq!(standing("3020   memory::f"), Standing::Supported);
     }
 }

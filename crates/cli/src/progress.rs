@@ -34,3 +34,15 @@ pub(crate) fn during<T: Send>(what: &str, work: impl FnOnce() -> T + Send) -> T 
 }
 
 const PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_result_comes_back_and_so_does_a_panic() {
+        assert_eq!(during("adding", || 1 + 1), 2);
+        let panic = std::panic::catch_unwind(|| during("failing", || panic!("it fails")));
+        assert_eq!(panic.unwrap_err().downcast_ref::<&str>(), Some(&"it fails"));
+    }
+}

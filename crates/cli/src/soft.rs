@@ -36,14 +36,16 @@ impl Lifeline {
         match pidfd_open(getpid(), PidfdFlags::empty()) {
             Ok(watched) => Ok(Lifeline { watched, kept: None }),
             // Linux before 5.3, and containers that know no newer calls.
-            Err(Errno::NOSYS | Errno::PERM) => {
-                let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
-                let (watched, kept) =
-                    pipe.map_err(|error| Failure::own(format_args!("making a pipe: {error}")))?;
-                Ok(Lifeline { watched, kept: Some(kept) })
-            }
+            Err(Errno::NOSYS | Errno::PERM) => Lifeline::pipe(),
             Err(error) => Err(Failure::own(format_args!("watching this process: {error}"))),
         }
+    }
+
+    /// This process and all that will have inherited a pipe from it.
+    fn pipe() -> Outcome<Lifeline> {
+        let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+        let (watched, kept) = pipe.map_err(|error| Failure::own(format_args!("making a pipe: {error}")))?;
+        Ok(Lifeline { watched, kept: Some(kept) })
     }
 
     /// Another process.
@@ -193,6 +195,22 @@ mod tests {
     fn the_folder_is_private() {
         let folder = folder().unwrap();
         assert_eq!(folder.path().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn without_process_descriptors_the_program_keeps_the_end_of_a_pipe() {
+        let lifeline = Lifeline::pipe().unwrap();
+        let mut watched = std::fs::File::from(lifeline.watched.try_clone().unwrap());
+        let kept = lifeline.kept.as_ref().map(AsFd::as_fd).unwrap().try_clone_to_owned().unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(lifeline.kept.as_ref().unwrap());
+        lifeline.hand_over().unwrap();
+        // A program inherits it under its number, and a server reads the end when the program is gone.
+        let script = format!("printf x >&{number}");
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+        let mut byte = [0];
+        std::io::Read::read_exact(&mut watched, &mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+        drop(kept);
     }
 
     #[test]
