@@ -18,7 +18,7 @@ pub(crate) fn write(options: &options::Pages) -> Outcome {
         let folder = options.folder.join(folder);
         std::fs::create_dir_all(&folder).map(|()| folder)
     };
-    let mut command = Options::command();
+    let mut command = shown();
     command.build();
     manuals(&command, &at("man/man1").map_err(failed)?).map_err(failed)?;
     let completions = [
@@ -28,13 +28,24 @@ pub(crate) fn write(options: &options::Pages) -> Outcome {
     ];
     for (shell, folder, file) in completions {
         let mut text = Vec::new();
-        clap_complete::generate(shell, &mut Options::command(), "vgpu", &mut text);
+        clap_complete::generate(shell, &mut shown(), "vgpu", &mut text);
         std::fs::write(at(folder).map_err(failed)?.join(file), text).map_err(failed)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// One page for the program and one for each task that is shown.
+/// The command line without what is hidden, which completions would show.
+fn shown() -> clap::Command {
+    let all = Options::command();
+    let tasks = all.get_subcommands().filter(|task| !task.is_hide_set()).cloned();
+    let after = all.get_after_help().cloned().unwrap_or_default();
+    let about = all.get_about().cloned().unwrap_or_default();
+    let command =
+        clap::Command::new("vgpu").version(env!("CARGO_PKG_VERSION")).about(about).after_help(after);
+    command.subcommand_required(true).subcommands(tasks.collect::<Vec<_>>())
+}
+
+/// One page for the program and one for each task.
 fn manuals(command: &clap::Command, folder: &Path) -> std::io::Result<()> {
     let page = |command: &clap::Command, name: &str| {
         let name: &'static str = Box::leak(name.to_owned().into_boxed_str());
@@ -43,7 +54,7 @@ fn manuals(command: &clap::Command, folder: &Path) -> std::io::Result<()> {
         std::fs::write(folder.join(format!("{name}.1")), text)
     };
     page(command, "vgpu")?;
-    let tasks = command.get_subcommands().filter(|task| !task.is_hide_set() && task.get_name() != "help");
+    let tasks = command.get_subcommands().filter(|task| task.get_name() != "help");
     for task in tasks {
         page(task, &format!("vgpu-{}", task.get_name()))?;
     }

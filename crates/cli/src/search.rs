@@ -71,8 +71,10 @@ impl Search {
                 continue;
             }
             let by = by.map_or(program, |index| &loaded[index].binary);
-            // A run path of the program serves its libraries too, where they have none.
-            let path = self.find(&name, Some(by)).or_else(|| self.find(&name, Some(program)));
+            // ld.so(8): an RPATH of the program serves its libraries too; a RUNPATH does not.
+            let inherited =
+                || program.rpath.iter().map(|folder| folder.join(&name)).find(|path| path.is_file());
+            let path = self.find(&name, Some(by)).or_else(inherited);
             match path.and_then(|path| Some((Binary::read(&path).ok()?, path))) {
                 Some((binary, path)) => {
                     let index = loaded.len();

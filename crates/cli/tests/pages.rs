@@ -60,6 +60,7 @@ fn every_task_that_is_shown_has_a_page_and_every_shell_its_completions() {
     ] {
         let text = read(file);
         assert!(text.contains("devices") && text.contains("soft"), "{file}");
+        assert!(!text.contains("start-devices"), "{file} shows what is hidden");
     }
     assert!(!folder.path().join("man/man1/vgpu-start-devices.1").exists());
 }

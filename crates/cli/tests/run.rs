@@ -163,6 +163,20 @@ fn what_would_fail_in_silence_is_refused_with_a_remedy() {
 }
 
 #[test]
+fn a_program_with_the_rights_of_another_user_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("careful");
+    std::fs::copy("/bin/true", &file).unwrap();
+    if let Err(error) = std::os::unix::fs::chown(&file, Some(1), None) {
+        eprintln!("skipped: only root can give a file away: {error}");
+        return;
+    }
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o4755)).unwrap();
+    let mut command = vgpu(&["run", "-s", "a:0", "--", file.to_str().unwrap()]);
+    refuses(&mut command, 126, &["setuid", "LD_PRELOAD"]);
+}
+
+#[test]
 fn a_server_that_cannot_start_is_said_before_the_program_runs() {
     let folder = tempfile::tempdir().unwrap();
     let alone = folder.path().join("vgpu");
