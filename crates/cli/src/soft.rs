@@ -3,6 +3,9 @@
 //! The program takes our place by exec, so nobody of us is left to end the servers: each of them watches the program
 //! itself, through the process descriptor that is its standard input. It also ends them when the program is killed. They
 //! are no children of the program, which may wait for all it has: a process between us and them starts them and ends.
+//!
+//! Why not `PR_SET_PDEATHSIG`: it follows the thread that started a child, and these are no children. Why not a process that
+//! waits for the program and ends the servers: it would be one more that can be killed first.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
