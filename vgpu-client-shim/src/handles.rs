@@ -84,8 +84,14 @@ impl<T> Table<T> {
         all.as_ref().is_some_and(|all| all.values().any(|thing| condition(thing)))
     }
 
+    /// The handle of something that meets a condition.
+    pub(crate) fn find(&self, condition: impl Fn(&T) -> bool) -> Option<u64> {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        all.as_ref()?.iter().find(|(_, thing)| condition(thing)).map(|(handle, _)| *handle)
+    }
+
     /// Takes back every handle that `gone` names: its device was reset.
-    pub(crate) fn remove_where(&self, gone: impl Fn(&T) -> bool) {
+    pub(crate) fn remove_where(&self, mut gone: impl FnMut(&T) -> bool) {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(all) = all.as_mut() {
             all.retain(|_, thing| !gone(thing));
@@ -115,7 +121,7 @@ pub(crate) fn resolve(default: DefaultStream, handle: u64) -> CuResult<Resolved>
 
 /// The device of an ordinal that a handle remembers.
 pub(crate) fn device(ordinal: usize) -> CuResult<&'static Device> {
-    devices().get(i32::try_from(ordinal).map_err(|_| CuError::INVALID_DEVICE)?)
+    devices().at(ordinal)
 }
 
 #[cfg(test)]

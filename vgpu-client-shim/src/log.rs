@@ -70,6 +70,11 @@ pub(crate) fn debug(text: fmt::Arguments<'_>) {
 }
 
 fn write(level: Level, text: fmt::Arguments<'_>) {
+    match level {
+        Level::Error => crate::journal::note(0, &text.to_string()),
+        Level::Warn => crate::journal::note(1, &text.to_string()),
+        _ => {}
+    }
     if enabled(level) {
         // One write a line, so that lines of several processes do not mix; a closed standard error is no failure.
         let _ = std::io::stderr().write_all(format!("vgpu: {text}\n").as_bytes());

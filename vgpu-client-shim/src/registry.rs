@@ -4,6 +4,10 @@
 //! A fatbin becomes a module on a device when the first of its kernels or variables is used there.
 //!
 //! The images lie in the memory of whoever registered them and are read in place, until they are unregistered.
+//!
+//! A library or a module that the program loads itself (`cuLibraryLoadData`, `cuModuleLoadData`) is a fatbin like the
+//! others, but [adopted](adopt): nobody registered it, and its kernels are found by name. So every kernel of the
+//! process is a [`Kernel`], whether the program calls it `cudaKernel_t`, `CUkernel` or `CUfunction`.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
@@ -21,9 +25,13 @@ use crate::runtime::error::{INVALID_DEVICE_FUNCTION, INVALID_SYMBOL};
 use crate::state::Device;
 use crate::{log, managed};
 
-/// One registered fatbin and its modules, by device.
+/// One fatbin and its modules, by context.
 pub(crate) struct Fatbin {
     images: Images,
+    /// The only context that it may be loaded in: that of `cuModuleLoad`.
+    only: Option<usize>,
+    /// Kernels that were asked for by name.
+    named: Mutex<HashMap<CString, &'static Kernel>>,
     /// Its `__managed__` variables.
     managed: Mutex<Vec<Managed>>,
     modules: Mutex<HashMap<usize, CuResult<Arc<Module>>>>,
@@ -42,11 +50,11 @@ struct Managed {
 /// A fatbin loaded on a device.
 pub(crate) struct Module {
     handle: CUmodule,
-    functions: HashMap<String, Arc<FunctionFacts>>,
-    globals: HashMap<String, GlobalFacts>,
+    pub(crate) functions: HashMap<String, Arc<FunctionFacts>>,
+    pub(crate) globals: HashMap<String, GlobalFacts>,
 }
 
-/// A registered kernel. Its address is the `cudaKernel_t` of the program, so it is never freed.
+/// A kernel. Its address is the `cudaKernel_t`, `CUkernel` or `CUfunction` of the program, so it is never freed.
 pub(crate) struct Kernel {
     pub(crate) name: CString,
     pub(crate) fatbin: Arc<Fatbin>,
@@ -72,6 +80,10 @@ struct Registry {
     fatbins: HashMap<usize, Arc<Fatbin>>,
     /// By the address of the host stub.
     kernels: HashMap<usize, &'static Kernel>,
+    /// By their own address.
+    handles: HashMap<usize, &'static Kernel>,
+    /// Loaded by the program itself.
+    adopted: Vec<Arc<Fatbin>>,
     /// By the address of the host variable.
     variables: HashMap<usize, Variable>,
 }
@@ -80,7 +92,7 @@ static REGISTRY: RwLock<Option<Registry>> = RwLock::new(None);
 
 /// Registers the images behind a wrapper; the answer is the handle for what belongs to it.
 pub(crate) fn add_fatbin(images: Images) -> usize {
-    let fatbin = Arc::new(Fatbin { images, managed: Mutex::default(), modules: Mutex::default() });
+    let fatbin = Arc::new(Fatbin::new(images, None));
     // The handle is an address of our own, so that no two fatbins share it; programs never look behind it.
     let handle = Arc::as_ptr(&fatbin).expose_provenance();
     change(|registry| registry.fatbins.insert(handle, fatbin));
@@ -92,10 +104,32 @@ pub(crate) fn remove_fatbin(handle: usize) {
     let fatbin = change(|registry| {
         let fatbin = registry.fatbins.remove(&handle)?;
         registry.kernels.retain(|_, kernel| !Arc::ptr_eq(&kernel.fatbin, &fatbin));
+        registry.handles.retain(|_, kernel| !Arc::ptr_eq(&kernel.fatbin, &fatbin));
         registry.variables.retain(|_, variable| !Arc::ptr_eq(&variable.fatbin, &fatbin));
         Some(fatbin)
     });
-    let Some(fatbin) = fatbin else { return };
+    if let Some(fatbin) = fatbin {
+        unload(&fatbin);
+    }
+}
+
+/// Takes a fatbin that the program loads itself; with `only`, for that context alone.
+pub(crate) fn adopt(images: Images, only: Option<usize>) -> Arc<Fatbin> {
+    let fatbin = Arc::new(Fatbin::new(images, only));
+    change(|registry| registry.adopted.push(fatbin.clone()));
+    fatbin
+}
+
+/// Forgets a fatbin that the program has unloaded.
+pub(crate) fn discard(fatbin: &Arc<Fatbin>) {
+    change(|registry| {
+        registry.adopted.retain(|adopted| !Arc::ptr_eq(adopted, fatbin));
+        registry.handles.retain(|_, kernel| !Arc::ptr_eq(&kernel.fatbin, fatbin));
+    });
+    unload(fatbin);
+}
+
+fn unload(fatbin: &Fatbin) {
     // Only loaded modules cost the server something; at exit the session's end frees them all.
     let modules = std::mem::take(&mut *lock(&fatbin.modules));
     for (ordinal, module) in modules {
@@ -117,8 +151,9 @@ pub(crate) fn add_kernel(handle: usize, stub: usize, name: &CStr) {
         let Some(fatbin) = registry.fatbins.get(&handle) else {
             return log::warn(format_args!("kernel {name:?} belongs to no registered fatbin"));
         };
-        let kernel = Kernel { name: name.to_owned(), fatbin: fatbin.clone(), loaded: RwLock::default() };
-        registry.kernels.insert(stub, Box::leak(Box::new(kernel)));
+        let kernel = Kernel::new(name, fatbin);
+        registry.kernels.insert(stub, kernel);
+        registry.handles.insert(kernel.address(), kernel);
     });
 }
 
@@ -158,11 +193,8 @@ pub(crate) fn has_managed(handle: usize) -> bool {
 /// The kernel behind a host stub, or behind a `cudaKernel_t` that was given in its place.
 pub(crate) fn kernel(stub: *const c_void) -> CuResult<&'static Kernel> {
     let address = stub.addr();
-    let found = read(|registry| {
-        let by_handle =
-            || registry.kernels.values().find(|kernel| std::ptr::from_ref(**kernel).addr() == address);
-        registry.kernels.get(&address).or_else(by_handle).copied()
-    });
+    let found =
+        read(|registry| registry.handles.get(&address).or_else(|| registry.kernels.get(&address)).copied());
     found.ok_or(INVALID_DEVICE_FUNCTION)
 }
 
@@ -189,21 +221,41 @@ pub(crate) fn variable(shadow: *const c_void, device: &Device) -> CuResult<(u64,
 pub(crate) fn forget_device(ordinal: usize) {
     GLOBALS.remove_device(ordinal);
     read(|registry| {
-        for fatbin in registry.fatbins.values() {
+        for fatbin in registry.fatbins.values().chain(&registry.adopted) {
             lock(&fatbin.modules).remove(&ordinal);
             for variable in lock(&fatbin.managed).iter_mut() {
                 variable.place = variable.place.filter(|(device, _)| *device != ordinal);
             }
         }
-        for kernel in registry.kernels.values() {
+        for kernel in registry.handles.values() {
             kernel.loaded.write().unwrap_or_else(PoisonError::into_inner).remove(&ordinal);
         }
     });
 }
 
 impl Fatbin {
+    fn new(images: Images, only: Option<usize>) -> Fatbin {
+        let (named, managed, modules) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Fatbin { images, only, named, managed, modules }
+    }
+
+    /// The kernel of a name, as an object: whether a context's module has it shows when it is [used](Kernel::on).
+    pub(crate) fn kernel(self: &Arc<Fatbin>, name: &CStr) -> &'static Kernel {
+        let mut named = lock(&self.named);
+        if let Some(kernel) = named.get(name) {
+            return kernel;
+        }
+        let kernel = Kernel::new(name, self);
+        named.insert(name.to_owned(), kernel);
+        change(|registry| registry.handles.insert(kernel.address(), kernel));
+        kernel
+    }
+
     /// The module of this fatbin on `device`, loaded at the first call. An image that the device cannot run stays so.
-    fn module(&self, device: &Device) -> CuResult<Arc<Module>> {
+    pub(crate) fn module(&self, device: &Device) -> CuResult<Arc<Module>> {
+        if self.only.is_some_and(|only| only != device.ordinal) {
+            return Err(CuError::INVALID_HANDLE);
+        }
         let mut modules = lock(&self.modules);
         if let Some(module) = modules.get(&device.ordinal) {
             return module.clone();
@@ -262,7 +314,7 @@ impl Fatbin {
     /// The PTX of the image, or of the parts that it is linked from.
     fn texts(&self, device: &Device) -> CuResult<Vec<String>> {
         let capability = capability(device)?;
-        let text = |image: &&'static [u8]| {
+        let text = |image: &&[u8]| {
             let container = fatbin::Fatbin::parse(image).ok()?;
             container.best_ptx(capability)?.ptx().ok()
         };
@@ -340,6 +392,15 @@ impl Managed {
 }
 
 impl Kernel {
+    fn new(name: &CStr, fatbin: &Arc<Fatbin>) -> &'static Kernel {
+        let kernel = Kernel { name: name.to_owned(), fatbin: fatbin.clone(), loaded: RwLock::default() };
+        Box::leak(Box::new(kernel))
+    }
+
+    fn address(&'static self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// The handle that programs hold.
     pub(crate) fn handle(&'static self) -> u64 {
         std::ptr::from_ref(self).expose_provenance() as u64
@@ -359,6 +420,13 @@ impl Kernel {
         let function = Arc::new(Function { handle, facts: facts.clone() });
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
         Ok(loaded.entry(device.ordinal).or_insert(function).clone())
+    }
+}
+
+impl Function {
+    /// The parameter values by ordinal, from a buffer that has them as the kernel's code sees them.
+    pub(crate) fn unpack(&self, _packed: &[u8]) -> CuResult<Vec<u8>> {
+        Err(CuError::NOT_SUPPORTED)
     }
 }
 
@@ -392,7 +460,7 @@ mod tests {
 
     #[test]
     fn a_kernel_is_found_by_its_stub_and_by_its_handle_until_its_fatbin_goes() {
-        let handle = add_fatbin(Images::of_bytes(b"own", &[]));
+        let handle = add_fatbin(Images::of_bytes(b"own").unwrap());
         add_kernel(handle, 0x5000, c"_Z6vecadd");
         let by_stub = kernel(std::ptr::without_provenance(0x5000)).unwrap();
         let as_stub = std::ptr::with_exposed_provenance(usize::try_from(by_stub.handle()).unwrap());

@@ -1,10 +1,16 @@
 //! All state of the process that outlives a call: the devices, and what each thread remembers.
 //!
+//! A [`Device`] is a context on a device. Each device of the list has its primary context; a program that calls
+//! `cuCtxCreate` makes further ones, each with a worker of its own on the server, so that they are as separate as
+//! CUDA's. Handles, modules and books are kept by the context's *ordinal*: that of a primary context is the number of
+//! its device, the others follow.
+//!
 //! Nothing here is made before the first call that needs it; registration, which runs before `main`, touches only
 //! [`crate::registry`].
 
 use std::cell::{Cell, RefCell};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use cuda_types::{CUdeviceptr, CUstream, CuError, CuResult, Dim3};
 use proto::{DeviceFacts, StreamCalls};
@@ -12,25 +18,37 @@ use proto::{DeviceFacts, StreamCalls};
 use crate::config::{Target, config};
 use crate::globals::GLOBALS;
 use crate::handles::{EVENTS, STREAMS};
-use crate::{graph, log, managed, process, registry, runtime};
+use crate::{driver, graph, log, managed, process, registry, runtime};
 use client::{Remote, Session};
 
 /// The devices of this process, in order of their ordinals.
 pub(crate) struct Devices {
+    /// Their primary contexts.
     all: Vec<Device>,
+    /// Contexts that the program has made, in order of their ordinals; they stay when they are destroyed, and are
+    /// used again.
+    further: RwLock<Vec<&'static Device>>,
     /// Why there are none.
     refused: Option<CuError>,
 }
 
-/// One device of the program: a server, and what is kept on this side about it.
+/// A context on a device of the program: a server, and what is kept on this side about it.
 pub(crate) struct Device {
+    /// The number of the device in the program's list.
+    pub(crate) number: usize,
+    /// By which everything that belongs to this context is kept.
     pub(crate) ordinal: usize,
+    /// Counts the contexts that were destroyed here: who remembers another count remembers one of them.
+    generation: AtomicU32,
+    /// A call of the runtime has used it, so it stays when the program releases it.
+    is_held: AtomicBool,
+    /// How often the driver API has retained it, if it is a primary context.
+    retained: AtomicU32,
     target: Target,
     link: OnceLock<CuResult<Remote>>,
     /// Per-thread default streams whose threads have ended, for the next threads.
     idle_streams: Mutex<Vec<CUstream>>,
-    /// What `cudaSetDeviceFlags` and the like have set: preferences that only this side remembers.
-    pub(crate) preferences: Mutex<Preferences>,
+    preferences: Mutex<Preferences>,
 }
 
 /// What a program has asked for and may ask back.
@@ -42,6 +60,9 @@ pub(crate) struct Preferences {
 }
 
 static DEVICES: OnceLock<Devices> = OnceLock::new();
+
+/// The most contexts that a program may make beside the primary ones: each has a window of addresses.
+const CONTEXT_LIMIT: usize = 48;
 
 /// Says farewell to every server, if there is one.
 pub(crate) fn close_all(patience: std::time::Duration) {
@@ -55,13 +76,15 @@ pub(crate) fn close_all(patience: std::time::Duration) {
 pub(crate) fn devices() -> &'static Devices {
     DEVICES.get_or_init(|| match &config().devices {
         Ok(targets) => {
-            let all =
-                targets.iter().enumerate().map(|(ordinal, target)| Device::new(ordinal, target.clone()));
-            Devices { all: all.collect(), refused: None }
+            let all = targets
+                .iter()
+                .enumerate()
+                .map(|(number, target)| Device::new(number, number, target.clone()));
+            Devices { all: all.collect(), further: RwLock::default(), refused: None }
         }
         Err(reason) => {
             log::error(format_args!("{reason}"));
-            Devices { all: Vec::new(), refused: Some(CuError::NO_DEVICE) }
+            Devices { all: Vec::new(), further: RwLock::default(), refused: Some(CuError::NO_DEVICE) }
         }
     })
 }
@@ -80,26 +103,71 @@ impl Devices {
         }
     }
 
-    /// The device of an ordinal.
-    pub(crate) fn get(&self, ordinal: i32) -> CuResult<&Device> {
+    /// The device of a number: its primary context.
+    pub(crate) fn get(&self, number: i32) -> CuResult<&Device> {
         if let Some(error) = self.refused {
             return Err(error);
         }
         if self.all.is_empty() {
             return Err(CuError::NO_DEVICE);
         }
-        let index = usize::try_from(ordinal).map_err(|_| CuError::INVALID_DEVICE)?;
+        let index = usize::try_from(number).map_err(|_| CuError::INVALID_DEVICE)?;
         self.all.get(index).ok_or(CuError::INVALID_DEVICE)
     }
 
-    /// The device of this thread.
-    pub(crate) fn current(&self) -> CuResult<&Device> {
-        self.get(CURRENT.get())
+    /// The context of an ordinal that a handle remembers.
+    pub(crate) fn at(&self, ordinal: usize) -> CuResult<&Device> {
+        if let Some(device) = self.all.get(ordinal) {
+            return Ok(device);
+        }
+        let further = self.further.read().unwrap_or_else(PoisonError::into_inner);
+        let index = ordinal.checked_sub(self.all.len());
+        let found = index.and_then(|index| further.get(index).copied());
+        found.ok_or(self.refused.unwrap_or(if self.all.is_empty() {
+            CuError::NO_DEVICE
+        } else {
+            CuError::INVALID_DEVICE
+        }))
     }
 
-    /// Every device.
+    /// The context of this thread; that of the first device if it has never chosen one.
+    pub(crate) fn current(&self) -> CuResult<&Device> {
+        let current = CURRENT.get();
+        let device = self.at(current.ordinal)?;
+        if device.generation() == current.generation {
+            Ok(device)
+        } else {
+            Err(CuError::CONTEXT_IS_DESTROYED)
+        }
+    }
+
+    /// Every context.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Device> {
-        self.all.iter()
+        let further = self.further.read().unwrap_or_else(PoisonError::into_inner).clone();
+        self.all.iter().chain(further)
+    }
+
+    /// A context beside the primary one on the device of a number, for `cuCtxCreate`. `is_free` tells of a context
+    /// that was made before whether it was destroyed.
+    pub(crate) fn add_context(
+        &self,
+        number: i32,
+        is_free: impl Fn(&Device) -> bool,
+    ) -> CuResult<&'static Device> {
+        let primary = self.get(number)?;
+        let mut further = self.further.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(free) = further.iter().find(|device| device.number == primary.number && is_free(device)) {
+            return Ok(free);
+        }
+        if further.len() == CONTEXT_LIMIT {
+            log::error(format_args!("cuCtxCreate: {CONTEXT_LIMIT} contexts are the most that there can be"));
+            return Err(CuError::OUT_OF_MEMORY);
+        }
+        let ordinal = self.all.len() + further.len();
+        let device: &'static Device =
+            Box::leak(Box::new(Device::new(primary.number, ordinal, primary.target.clone())));
+        further.push(device);
+        Ok(device)
     }
 
     /// The device in whose window `address` lies; `None` for host memory and for variables of modules.
@@ -117,16 +185,20 @@ impl Devices {
         self.owner(address).or_else(|| self.find(|device| GLOBALS.holds(device.ordinal, address, true)))
     }
 
-    /// The first device that meets a condition, beginning with this thread's.
+    /// The first context that meets a condition, beginning with this thread's.
     fn find(&self, condition: impl Fn(&&Device) -> bool) -> Option<&Device> {
-        self.current().ok().into_iter().chain(self.all.iter()).find(condition)
+        self.current().ok().into_iter().chain(self.iter()).find(condition)
     }
 }
 
 impl Device {
-    fn new(ordinal: usize, target: Target) -> Device {
+    fn new(number: usize, ordinal: usize, target: Target) -> Device {
         Device {
+            number,
             ordinal,
+            generation: AtomicU32::new(0),
+            is_held: AtomicBool::new(false),
+            retained: AtomicU32::new(0),
             target,
             link: OnceLock::new(),
             idle_streams: Mutex::default(),
@@ -152,7 +224,59 @@ impl Device {
         Ok(self.remote()?.facts())
     }
 
-    /// The device's primary context, made at the first call that needs it.
+    /// The number of the device, as the program writes it.
+    pub(crate) fn program_number(&self) -> std::ffi::c_int {
+        std::ffi::c_int::try_from(self.number).unwrap_or(std::ffi::c_int::MAX)
+    }
+
+    /// Whether this is the context that the runtime uses.
+    pub(crate) fn is_primary(&self) -> bool {
+        self.number == self.ordinal
+    }
+
+    /// Whether a call of the runtime has used this context since it was made.
+    pub(crate) fn is_held_by_the_runtime(&self) -> bool {
+        self.is_held.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more who retains this primary context.
+    pub(crate) fn retain(&self) {
+        self.retained.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Counts one less; how many are left, or `None` if nobody retained it.
+    pub(crate) fn release(&self) -> Option<u32> {
+        let less = |count: u32| count.checked_sub(1);
+        self.retained.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).ok().and_then(less)
+    }
+
+    /// Whether somebody retains this primary context.
+    pub(crate) fn is_retained(&self) -> bool {
+        self.retained.load(Ordering::Acquire) > 0
+    }
+
+    /// What `cudaSetDeviceFlags` and the like have set: preferences that only this side remembers.
+    pub(crate) fn preferences(&self) -> Preferences {
+        *self.preferences.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is preferred here.
+    pub(crate) fn prefer(&self, change: impl FnOnce(&mut Preferences)) {
+        change(&mut self.preferences.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Which of the contexts that were here one after the other this is.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Ends a context that the program has made; threads that have it as their own are told at their next call.
+    pub(crate) fn destroy(&self) -> CuResult<()> {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.reset()
+    }
+
+    /// The context's session, made at the first call that needs it.
     pub(crate) fn session(&self) -> CuResult<Arc<Session>> {
         if IN_HOST_FUNCTION.get() {
             // CUDA Runtime API, cudaLaunchHostFunc: a host function must not make CUDA calls.
@@ -161,10 +285,25 @@ impl Device {
         if process::has_ended() {
             return Err(CuError::DEINITIALIZED);
         }
+        if !driver::is_calling() {
+            self.hold();
+        }
         self.remote()?.session()
     }
 
-    /// The primary context, if there is one already.
+    /// The runtime uses the context: from now on it is what `cuCtxGetCurrent` answers, if this thread has chosen none.
+    fn hold(&self) {
+        let current = CURRENT.get();
+        if !current.is_bound && current.ordinal == self.ordinal {
+            CURRENT.set(Current { is_bound: true, ..current });
+        }
+        if !self.is_held.load(Ordering::Relaxed) {
+            driver::initialized();
+            self.is_held.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The session, if there is one already.
     pub(crate) fn open_session(&self) -> Option<Arc<Session>> {
         self.link.get()?.as_ref().ok()?.active()
     }
@@ -182,6 +321,8 @@ impl Device {
         runtime::pool::forget_device(self.ordinal);
         runtime::array::forget_device(self.ordinal);
         runtime::texture::forget_device(self.ordinal);
+        driver::forget_device(self.ordinal);
+        self.is_held.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -203,8 +344,10 @@ impl Device {
 thread_local! {
     /// This thread runs a host function of the program.
     static IN_HOST_FUNCTION: Cell<bool> = const { Cell::new(false) };
-    /// The device of this thread, by ordinal.
-    static CURRENT: Cell<i32> = const { Cell::new(0) };
+    /// The context of this thread.
+    static CURRENT: Cell<Current> = const { Cell::new(Current { ordinal: 0, generation: 0, is_bound: false }) };
+    /// The contexts below it on the thread's stack, which only the driver API has.
+    static PUSHED: RefCell<Vec<Current>> = const { RefCell::new(Vec::new()) };
     /// Launches between `<<<` and the kernel's stub.
     static CONFIGURATIONS: RefCell<Vec<LaunchConfiguration>> = const { RefCell::new(Vec::new()) };
     /// This thread's default streams, by device.
@@ -241,14 +384,50 @@ pub(crate) struct LaunchConfiguration {
     pub(crate) stream: u64,
 }
 
-/// The ordinal of this thread's device.
-pub(crate) fn current_ordinal() -> i32 {
+/// What a thread remembers of its context.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Current {
+    pub(crate) ordinal: usize,
+    /// See [`Device::generation`].
+    pub(crate) generation: u32,
+    /// Whether the thread has a context: until then the runtime uses the first device, and the driver refuses.
+    pub(crate) is_bound: bool,
+}
+
+impl Current {
+    /// A thread without a context.
+    pub(crate) const NONE: Current = Current { ordinal: 0, generation: 0, is_bound: false };
+
+    /// A context as a thread remembers it.
+    pub(crate) fn of(device: &Device) -> Current {
+        Current { ordinal: device.ordinal, generation: device.generation(), is_bound: true }
+    }
+}
+
+/// This thread's context.
+pub(crate) fn current() -> Current {
     CURRENT.get()
 }
 
-/// Makes a device that exists this thread's own.
-pub(crate) fn set_current(ordinal: i32) {
-    CURRENT.set(ordinal);
+/// Makes a context this thread's own, in the place of the present one.
+pub(crate) fn set_current(current: Current) {
+    CURRENT.set(current);
+}
+
+/// Makes a context this thread's own, until it is popped.
+pub(crate) fn push_current(current: Current) {
+    let below = CURRENT.replace(current);
+    PUSHED.with_borrow_mut(|stack| stack.push(below));
+}
+
+/// Takes this thread's context off its stack; `None` if it has none.
+pub(crate) fn pop_current() -> Option<Current> {
+    let top = CURRENT.get();
+    if !top.is_bound {
+        return None;
+    }
+    CURRENT.set(PUSHED.with_borrow_mut(Vec::pop).unwrap_or(Current::NONE));
+    Some(top)
 }
 
 /// Keeps a launch configuration for the stub that is called next.
@@ -269,8 +448,8 @@ impl Drop for OwnStreams {
     /// The thread ends: its streams are kept for the next one, because a call could not wait here.
     fn drop(&mut self) {
         for (ordinal, session, stream) in self.0.drain(..) {
-            let device = devices().all.get(ordinal);
-            if let (Some(device), Some(_)) = (device, session.upgrade()) {
+            let device = devices().at(ordinal);
+            if let (Ok(device), Some(_)) = (device, session.upgrade()) {
                 device.idle_streams.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
             }
         }

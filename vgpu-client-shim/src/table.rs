@@ -1,11 +1,11 @@
-//! The tables of functions that the entry libraries jump through: one per major, in the order of its names.
+//! The tables of functions that the entry libraries jump through: one per library, in the order of its names.
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vgpu_entry::{CORE_ABI, CoreTable};
 
-use crate::runtime;
+use crate::{driver, runtime};
 
 include!(concat!(env!("OUT_DIR"), "/table.rs"));
 
@@ -16,41 +16,45 @@ struct Entry(*const ());
 // SAFETY: the address of a function, never written.
 unsafe impl Sync for Entry {}
 
-static TABLE_12: CoreTable = CoreTable {
-    abi: CORE_ABI,
-    major: 12,
-    count: ENTRIES_12.len(),
-    fingerprint: FINGERPRINT_12,
-    entries: (&raw const ENTRIES_12).cast(),
-};
+/// The table of one library.
+macro_rules! table {
+    ($name:ident, $key:literal, $entries:ident, $fingerprint:ident) => {
+        static $name: CoreTable = CoreTable {
+            abi: CORE_ABI,
+            library: $key,
+            count: $entries.len(),
+            fingerprint: $fingerprint,
+            entries: (&raw const $entries).cast(),
+        };
+    };
+}
+table!(CUDART_12, 12, ENTRIES_12, FINGERPRINT_12);
+table!(CUDART_13, 13, ENTRIES_13, FINGERPRINT_13);
+table!(CUDA, 100, ENTRIES_100, FINGERPRINT_100);
 
-static TABLE_13: CoreTable = CoreTable {
-    abi: CORE_ABI,
-    major: 13,
-    count: ENTRIES_13.len(),
-    fingerprint: FINGERPRINT_13,
-    entries: (&raw const ENTRIES_13).cast(),
-};
-
-/// The only export of the core: the table of a major, NULL for one that we do not have.
+/// The only export of the core: the table of a library by its key in `symbols/list.rs`, NULL for one that we do not
+/// have.
 #[unsafe(no_mangle)]
-pub extern "C" fn vgpu_core_v1(major: c_int) -> *const CoreTable {
-    match major {
-        12 => &raw const TABLE_12,
-        13 => &raw const TABLE_13,
+pub extern "C" fn vgpu_core_v1(library: c_int) -> *const CoreTable {
+    match library {
+        12 => &raw const CUDART_12,
+        13 => &raw const CUDART_13,
+        100 => &raw const CUDA,
         _ => std::ptr::null(),
     }
 }
 
-/// Stands behind every name that is not supported: says so once, answers `cudaErrorNotSupported`.
-///
-/// The arguments are not looked at; in the C calling convention the caller removes them.
-extern "C" fn unsupported<const NAME: usize>() -> u32 {
-    static SAID: [AtomicBool; NAMES.len()] = [const { AtomicBool::new(false) }; NAMES.len()];
+/// The function of the driver at a place of `symbols/cuda.txt`.
+pub(crate) fn driver_function(place: usize) -> Option<*const ()> {
+    ENTRIES_100.get(place).map(|entry| entry.0)
+}
+
+/// Says once that a function is not supported.
+pub(crate) fn say_unsupported(place: usize) {
+    static SAID: [AtomicBool; UNSUPPORTED.len()] = [const { AtomicBool::new(false) }; UNSUPPORTED.len()];
     // The line obeys VGPU_LOG, which is read with the rest of the environment.
     crate::config::config();
-    if !SAID[NAME].swap(true, Ordering::Relaxed) {
-        crate::log::warn(format_args!("{} is not supported", NAMES[NAME]));
+    if !SAID[place].swap(true, Ordering::Relaxed) {
+        crate::log::warn(format_args!("{} is not supported", UNSUPPORTED[place]));
     }
-    crate::runtime::error::record(cuda_types::CuError::NOT_SUPPORTED)
 }

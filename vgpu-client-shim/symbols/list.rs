@@ -1,33 +1,75 @@
-// The reader of `cudart.txt`, included by the build scripts of the core and of the entry libraries: one order of
-// names on both sides of the table.
+// The libraries that stand in for NVIDIA's, and the reader of the lists of their names. Included by the build scripts
+// of the core and of the entry libraries: one order of names on both sides of each table.
 
-/// One line of `cudart.txt`.
-struct Symbol {
-    name: String,
-    /// What answers the name in each major: `.`, `-`, a chapter, or a path.
-    answers: [String; 2],
+/// A library that programs load.
+struct Library {
+    /// By which the core knows its table.
+    key: u32,
+    soname: &'static str,
+    /// What cargo calls it.
+    artifact: &'static str,
+    /// The list of its names, in `symbols/`.
+    list: &'static str,
+    /// The column of the list that answers its names, counted behind the name.
+    column: usize,
+    /// The module of the core that has its chapters.
+    root: &'static str,
 }
 
-/// The majors, in the order of the columns.
-const MAJORS: [u32; 2] = [12, 13];
+const LIBRARIES: [Library; 3] = [
+    Library {
+        key: 12,
+        soname: "libcudart.so.12",
+        artifact: "libvgpu_cudart12.so",
+        list: "cudart.txt",
+        column: 0,
+        root: "runtime",
+    },
+    Library {
+        key: 13,
+        soname: "libcudart.so.13",
+        artifact: "libvgpu_cudart13.so",
+        list: "cudart.txt",
+        column: 1,
+        root: "runtime",
+    },
+    Library {
+        key: 100,
+        soname: "libcuda.so.1",
+        artifact: "libvgpu_cuda.so",
+        list: "cuda.txt",
+        column: 1,
+        root: "driver",
+    },
+];
 
-fn symbols(path: &std::path::Path) -> Vec<Symbol> {
+/// One line of a list.
+struct Symbol {
+    name: String,
+    /// The columns behind the name.
+    columns: Vec<String>,
+}
+
+impl Library {
+    /// The names that this library has, in the order of its table, each with what answers it.
+    fn symbols(&self, folder: &std::path::Path) -> Vec<(String, String)> {
+        let lines = lines(&folder.join(self.list)).into_iter();
+        let own = lines.map(|line| (line.name, line.columns[self.column].clone()));
+        own.filter(|(_, answer)| answer != ".").collect()
+    }
+}
+
+fn lines(path: &std::path::Path) -> Vec<Symbol> {
     println!("cargo:rerun-if-changed={}", path.display());
-    let text = std::fs::read_to_string(path).expect("symbols/cudart.txt is part of the source");
+    let text = std::fs::read_to_string(path).expect("the lists of symbols are part of the source");
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
             let mut words = line.split_whitespace().map(str::to_owned);
-            let mut word = || words.next().unwrap_or_else(|| panic!("cudart.txt: {line:?} needs three columns"));
-            Symbol { name: word(), answers: [word(), word()] }
+            let name = words.next().expect("no empty lines");
+            Symbol { name, columns: words.collect() }
         })
         .collect()
-}
-
-/// The names of one major, in the order of its table.
-fn of_major(symbols: &[Symbol], column: usize) -> impl Iterator<Item = (&str, &str)> {
-    let exist = symbols.iter().filter(move |symbol| symbol.answers[column] != ".");
-    exist.map(move |symbol| (symbol.name.as_str(), symbol.answers[column].as_str()))
 }
 
 /// Tells two builds with different lists of names apart (FNV-1a over the names in order).

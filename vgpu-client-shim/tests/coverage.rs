@@ -9,17 +9,18 @@ fn page() -> String {
     let text = include_str!("../symbols/cudart.txt");
     let rows = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let mut chapters: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let mut unsupported = Vec::new();
+    let (mut unsupported, mut unavailable) = (Vec::new(), Vec::new());
     let mut counts = [[0; 2]; 2];
     for row in rows {
         let words: Vec<_> = row.split_whitespace().collect();
         for (column, count) in counts.iter_mut().enumerate() {
             let answer = words[column + 1];
             count[0] += usize::from(answer != ".");
-            count[1] += usize::from(answer != "." && answer != "-");
+            count[1] += usize::from(!matches!(answer, "." | "-" | "unavailable"));
         }
         let answer = words[1..].iter().find(|answer| **answer != "." && **answer != "-");
         match answer {
+            Some(&"unavailable") => unavailable.push(words[0]),
             Some(path) => chapters.entry(path.split("::").next().unwrap()).or_default().push(words[0]),
             None => unsupported.push(words[0]),
         }
@@ -38,6 +39,12 @@ fn page() -> String {
     for (chapter, names) in chapters {
         writeln!(page, "\n## {chapter}\n\n{}", names.join(" ")).unwrap();
     }
+    writeln!(
+        page,
+        "\n## Not available behind a network\n\nThe log says why and what to do instead.\n\n{}",
+        unavailable.join(" ")
+    )
+    .unwrap();
     writeln!(page, "\n## Not supported\n\n{}", unsupported.join(" ")).unwrap();
     page
 }

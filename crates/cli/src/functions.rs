@@ -29,7 +29,8 @@ impl Function {
     pub(crate) fn standing(&self, major: Option<u32>) -> Standing {
         let one = |answer: &str| match answer {
             "." => Standing::Unknown,
-            "-" => Standing::Unsupported,
+            // The second: what a device behind a network cannot do. It says why, and fails as well.
+            "-" | "unavailable" => Standing::Unsupported,
             _ => Standing::Supported,
         };
         let mut columns = self.columns.split_whitespace();
@@ -71,7 +72,7 @@ mod tests {
     fn the_lists_of_the_client_libraries_are_read() {
         assert_eq!(standing("cudaMalloc", Some(12)), Standing::Supported);
         assert_eq!(standing("cudaMalloc", None), Standing::Supported);
-        assert_eq!(standing("cudaArrayGetPlane", None), Standing::Unsupported);
+        assert_eq!(standing("cudaIpcGetMemHandle", None), Standing::Unsupported);
         assert_eq!(standing("cudaNoSuchFunction", None), Standing::Unknown);
     }
 

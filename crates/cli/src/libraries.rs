@@ -62,9 +62,10 @@ impl Libraries {
 
     /// Whether a file is one of ours, also behind a link.
     pub(crate) fn holds(&self, path: &Path) -> bool {
-        let folder = |path: &Path| path.parent().map(Path::to_path_buf);
-        folder(path).as_deref() == Some(&self.folder)
-            || path.canonicalize().is_ok_and(|path| folder(&path).as_deref() == Some(&self.folder))
+        let behind = path.canonicalize().ok();
+        let beside = path.parent().and_then(|folder| folder.canonicalize().ok());
+        let folders = [beside.as_deref(), behind.as_deref().and_then(Path::parent)];
+        folders.contains(&Some(&self.folder))
     }
 }
 
@@ -112,6 +113,9 @@ mod tests {
         std::fs::write(folder.path().join("libcudart.so.13"), "").unwrap();
         let found = libraries.cudart(13).unwrap();
         assert!(libraries.holds(&found) && !libraries.holds(Path::new("/lib/libcudart.so.13")));
+        let other = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(folder.path(), other.path().join("lib")).unwrap();
+        assert!(libraries.holds(&other.path().join("lib/libcudart.so.13")), "through a link to the folder");
     }
 
     #[test]

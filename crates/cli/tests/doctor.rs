@@ -176,14 +176,14 @@ fn faults_of_a_program_are_found() {
     // One name that we lack, one that we have, and a helper of its own library.
     let helper =
         compile(folder.path(), "libhelper.so", "int cudaHelper(void) { return 0; }", &["-shared", "-fPIC"]);
-    let source = "int cudaArrayGetPlane(void); int cudaMalloc(void); int cudaHelper(void);\n\
-                  int main(void) { return cudaArrayGetPlane() + cudaMalloc() + cudaHelper(); }";
+    let source = "int cudaIpcGetMemHandle(void); int cudaMalloc(void); int cudaHelper(void);\n\
+                  int main(void) { return cudaIpcGetMemHandle() + cudaMalloc() + cudaHelper(); }";
     let ours = libraries().join("libcudart.so.13");
     let arguments = [ours.to_str().unwrap(), &helper.unwrap(), "-Wl,--allow-shlib-undefined"];
     let lacking = compile(folder.path(), "lacking", source, &arguments).unwrap();
     let found = failures(&mut doctor(&lacking));
     assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].0 == "functions" && found[0].1.contains("cudaArrayGetPlane"), "{found:?}");
+    assert!(found[0].0 == "functions" && found[0].1.contains("cudaIpcGetMemHandle"), "{found:?}");
     assert!(!found[0].1.contains("cudaMalloc") && !found[0].1.contains("cudaHelper"), "{found:?}");
 
     // A run path to NVIDIA's runtime, which LD_LIBRARY_PATH alone does not beat.
@@ -207,15 +207,15 @@ fn a_program_with_the_runtime_linked_in_needs_a_preload() {
     // As NVIDIA's archive shows itself: its own names in the symbol table.
     let source = "static int __attribute__((used)) libcudart_static_0(void) { return 0; }\n\
                   int __cudaGetKernel(void) { return 0; }\n\
-                  __attribute__((noinline)) int cudaArrayGetPlane(void) { __asm__(\"\"); return 0; }\n\
+                  __attribute__((noinline)) int cudaIpcGetMemHandle(void) { __asm__(\"\"); return 0; }\n\
                   int cudaMalloc(void) { return 0; }\n\
-                  int main(void) { __asm__(\"\"); return cudaArrayGetPlane(); }";
+                  int main(void) { __asm__(\"\"); return cudaIpcGetMemHandle(); }";
     let arguments = ["-O0", "-fno-reorder-functions"];
     let Some(program) = compile(folder.path(), "linked", source, &arguments) else { return };
     let doctor = || vgpu(&["doctor", "--json", "-s", &server.list, "--", &program]);
     let found = failures(doctor().env("LD_LIBRARY_PATH", libraries()));
     let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["cudart", "functions"]);
-    assert!(found[0].1.contains("linked in") && found[1].1.contains("cudaArrayGetPlane"), "{found:?}");
+    assert!(found[0].1.contains("linked in") && found[1].1.contains("cudaIpcGetMemHandle"), "{found:?}");
     assert!(!found[1].1.contains("cudaMalloc"), "only what is called: {found:?}");
 }

@@ -78,7 +78,10 @@ struct JitProgram {
 impl JitProgram {
     fn load(texts: &[&str], limits: Limits, arena: &Arc<Arena>) -> Result<JitProgram, LoadError> {
         let modules = texts.iter().map(|text| Module::parse(text)).collect::<Result<Vec<_>, _>>();
-        let modules = modules.map_err(LoadError::Syntax)?;
+        let mut modules = modules.map_err(LoadError::Syntax)?;
+        if image::needs_conditions(&modules) {
+            modules.push(Module::parse(image::CONDITIONS).map_err(LoadError::Syntax)?);
+        }
         let linked = image::link(modules, |bytes| arena.allocate(bytes).ok_or(()));
         let (image, placements, variables) = linked.map_err(|failure| match failure {
             LinkFailure::Twice(name) => LoadError::Duplicate(name.into()),

@@ -72,6 +72,43 @@ pub(crate) struct Placement {
     pub(crate) offset: u64,
 }
 
+/// Whether a text calls what [`CONDITIONS`] defines.
+pub(crate) fn needs_conditions(texts: &[Module]) -> bool {
+    let called = |function: &Function| {
+        function.body.is_none()
+            && matches!(&*function.name, "cudaGraphSetConditional" | "vgpu_set_conditional")
+    };
+    texts.iter().flat_map(|text| &text.functions).any(called)
+}
+
+/// Sets the value of a conditional node of a graph, which NVIDIA's driver defines for its own handles. Here a handle
+/// is the address of the value. The second name is for clients that ask whether this device has it so.
+pub(crate) const CONDITIONS: &str = "
+.version 7.0
+.target sm_50
+.address_size 64
+
+.weak .func vgpu_set_conditional(.param .b64 handle, .param .b32 value)
+{
+    .reg .b64 %place;
+    .reg .b32 %value;
+    ld.param.b64 %place, [handle];
+    ld.param.b32 %value, [value];
+    st.b32 [%place], %value;
+    ret;
+}
+
+.weak .func cudaGraphSetConditional(.param .b64 handle, .param .b32 value)
+{
+    .reg .b64 %place;
+    .reg .b32 %value;
+    ld.param.b64 %place, [handle];
+    ld.param.b32 %value, [value];
+    st.b32 [%place], %value;
+    ret;
+}
+";
+
 /// Links texts: one definition per visible name, the first of several weak ones.
 ///
 /// `place` is told the bytes that all variables need and answers the address where they begin.

@@ -49,6 +49,29 @@ fn every_line_of_the_corpus_holds() {
 }
 
 #[test]
+fn the_value_of_a_conditional_node_is_a_word_at_its_handle() {
+    let text = |name: &str, own: &str| {
+        format!(
+            ".version 7.0\n.target sm_52\n.address_size 64\n{own}\n\
+            .visible .entry put(.param .u64 out, .param .b32 a)\n\
+            {{ .reg .b64 %rd; .reg .b32 %r; ld.param.u64 %rd, [out]; ld.param.b32 %r, [a];\n\
+            {{ .param .b64 p0; .param .b32 p1; st.param.b64 [p0], %rd; st.param.b32 [p1], %r;\n\
+            call.uni {name}, (p0, p1); }} ret; }}"
+        )
+    };
+    let declared = |name| format!(".extern .func {name} (.param .b64 handle, .param .b32 value);");
+    for name in ["cudaGraphSetConditional", "vgpu_set_conditional"] {
+        let runner = Runner::open(&text(name, &declared(name))).expect("it loads");
+        assert_eq!(runner.check("put(7.5f) == 7.5f, 0x00000000"), Ok(()));
+    }
+    // A program's own function of the name is its own.
+    let own = ".visible .func cudaGraphSetConditional (.param .b64 handle, .param .b32 value)\n\
+        { .reg .b64 %rd; ld.param.b64 %rd, [handle]; st.b32 [%rd+4], 9; ret; }";
+    let runner = Runner::open(&text("cudaGraphSetConditional", own)).expect("it loads");
+    assert_eq!(runner.check("put(7.5f) == 0x00000000, 0x00000009"), Ok(()));
+}
+
+#[test]
 fn a_wrong_expectation_is_told() {
     let kernel = ".version 7.0\n.target sm_52\n.address_size 64\n.visible .entry put(.param .u64 out, .param .b32 a)\n\
         { .reg .b64 %rd; .reg .b32 %r; ld.param.u64 %rd, [out]; ld.param.b32 %r, [a]; st.global.b32 [%rd], %r; }";

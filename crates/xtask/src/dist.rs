@@ -88,6 +88,13 @@ const PRODUCTS: &[Product] = &[
         links: &[],
     },
     Product {
+        package: "vgpu-cuda",
+        artifact: "libvgpu_cuda.so",
+        path: "lib/libcuda.so.1",
+        // Programs that use cudarc look for this name first.
+        links: &["libcuda.so"],
+    },
+    Product {
         package: "soft-gpu-cuda",
         artifact: "libsoft_cuda.so",
         path: "lib/soft/libcuda.so.1",

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use cuda_types::CuResult;
 
-use super::store::Store;
+use super::store::{Store, id};
 use super::work::Work;
 
 /// Writes a graph and those inside it; `verbose` adds what nodes work on.
@@ -18,16 +18,17 @@ pub(crate) fn text(store: &Store, graph: u64, verbose: bool) -> CuResult<String>
 fn cluster(store: &Store, graph: u64, verbose: bool, text: &mut String) -> CuResult<()> {
     let found = store.graph(graph)?;
     // `let _`: writing to a String cannot fail.
-    let _ = writeln!(text, "subgraph cluster_{graph:x} {{\nlabel=\"graph_{graph:x}\"");
+    let own = id(graph);
+    let _ = writeln!(text, "subgraph cluster_{own} {{\nlabel=\"graph_{own}\"");
     for (handle, node) in &found.nodes {
-        let _ =
-            writeln!(text, "node_{handle:x} [shape=\"record\" label=\"{}\"];", label(&node.work, verbose));
-        if let Work::Child(child) = node.work {
-            cluster(store, child, verbose, text)?;
+        let (id, label) = (id(*handle), label(&node.work, verbose));
+        let _ = writeln!(text, "node_{id} [shape=\"record\" label=\"{label}\"];");
+        for inside in node.work.owned() {
+            cluster(store, *inside, verbose, text)?;
         }
     }
     for (from, to) in found.edges() {
-        let _ = writeln!(text, "node_{from:x} -> node_{to:x};");
+        let _ = writeln!(text, "node_{} -> node_{};", id(from), id(to));
     }
     text.push_str("}\n");
     Ok(())
@@ -56,11 +57,15 @@ fn label(work: &Work, verbose: bool) -> String {
         Work::Copy(copy) => ("MEMCPY", format!("{:#x} to {:#x}", copy.src.address, copy.dst.address)),
         Work::Set(fill) => ("MEMSET", format!("{:#x}, {} x {}", fill.dst, fill.width, fill.height)),
         Work::Host(_) => ("HOST", String::new()),
-        Work::Child(child) => ("GRAPH", format!("graph_{child:x}")),
+        Work::Child(child) => ("GRAPH", format!("graph_{}", id(*child))),
         Work::Empty => ("EMPTY", String::new()),
         Work::WaitEvent(event) => ("EVENT_WAIT", format!("{event:#x}")),
         Work::RecordEvent(event) => ("EVENT_RECORD", format!("{event:#x}")),
         Work::Allocate(memory) => ("MEM_ALLOC", format!("{:#x}, {} bytes", memory.address, memory.bytes)),
+        Work::Choose(choice) => (
+            "CONDITIONAL",
+            format!("{:?} of {} at {:#x}", choice.kind, choice.bodies.len(), choice.condition.handle),
+        ),
         Work::Free(memory) => ("MEM_FREE", format!("{:#x}", memory.address)),
     };
     if verbose && !details.is_empty() { format!("{name}\\n{details}") } else { name.to_owned() }
@@ -78,7 +83,7 @@ mod tests {
         let a = store.add(graph, &[], Work::Empty).unwrap();
         let b = store.add_child(graph, &[a], child).unwrap();
         let text = text(&store, graph, true).unwrap();
-        assert!(text.contains(&format!("node_{a:x} -> node_{b:x};")), "{text}");
+        assert!(text.contains(&format!("node_{} -> node_{};", id(a), id(b))), "{text}");
         assert!(text.contains("EVENT_WAIT\\n0x20") && text.matches("subgraph").count() == 2, "{text}");
     }
 }

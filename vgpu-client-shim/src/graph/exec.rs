@@ -7,6 +7,7 @@ use client::Session;
 use cuda_types::{CUstream, CuError, CuResult};
 use proto::StreamCalls;
 
+use super::condition::{Choice, Condition, Kind};
 use super::memory::GraphMemory;
 use super::store::Store;
 use super::user_object::UserObject;
@@ -40,6 +41,8 @@ struct Launched {
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     order: Vec<usize>,
+    /// Values of conditional nodes that may be set when it begins to run.
+    conditions: Vec<Arc<Condition>>,
 }
 
 /// A node of a plan.
@@ -50,7 +53,10 @@ pub(crate) struct Step {
     /// Places of the steps before it, sorted.
     pub(crate) after: Vec<usize>,
     pub(crate) work: Work,
+    /// What a child graph node runs.
     pub(crate) child: Option<Plan>,
+    /// What a conditional node chooses from.
+    bodies: Vec<Plan>,
     pub(crate) enabled: bool,
 }
 
@@ -182,6 +188,20 @@ impl Exec {
     }
 }
 
+impl Step {
+    /// Runs what the value of a conditional node chooses.
+    fn choose(&self, choice: &Choice, target: &Resolved) -> CuResult<()> {
+        loop {
+            let value = choice.condition.value(target)?;
+            let Some(body) = choice.kind.chosen(value, self.bodies.len()) else { return Ok(()) };
+            self.bodies[body].run(target)?;
+            if choice.kind != Kind::While {
+                return Ok(());
+            }
+        }
+    }
+}
+
 impl Launched {
     /// Whether work can still be put behind the launch: not in a stream that was destroyed since, nor in a thread's
     /// own, which this table does not know. Then the context is waited for, which is rare.
@@ -194,7 +214,8 @@ impl Launched {
 impl Plan {
     /// Orders a graph; `INVALID_VALUE` for one with a cycle.
     pub(crate) fn new(store: &Store, graph: u64) -> CuResult<Plan> {
-        let nodes = &store.graph(graph)?.nodes;
+        let found = store.graph(graph)?;
+        let nodes = &found.nodes;
         let places: HashMap<u64, usize> =
             nodes.keys().enumerate().map(|(place, node)| (*node, place)).collect();
         let mut steps = Vec::with_capacity(nodes.len());
@@ -205,16 +226,43 @@ impl Plan {
                 Work::Child(child) => Some(Plan::new(store, child)?),
                 _ => None,
             };
-            steps.push(Step { node: *handle, after, work: node.work.clone(), child, enabled: true });
+            let bodies = match &node.work {
+                Work::Choose(choice) => {
+                    choice.bodies.iter().map(|body| Plan::of_body(store, *body)).collect::<CuResult<_>>()?
+                }
+                _ => Vec::new(),
+            };
+            steps.push(Step { node: *handle, after, work: node.work.clone(), child, bodies, enabled: true });
         }
         let order = order(&steps).ok_or(CuError::INVALID_VALUE)?;
-        Ok(Plan { steps, order })
+        Ok(Plan { steps, order, conditions: found.conditions.clone() })
+    }
+
+    /// The plan of a graph that a conditional node owns, in which only some kinds may be.
+    fn of_body(store: &Store, graph: u64) -> CuResult<Plan> {
+        let plan = Plan::new(store, graph)?;
+        plan.check_body().map(|()| plan)
+    }
+
+    /// CUDA Runtime API, cudaConditionalNodeParams: kernels, copies, sets, empty, child graph and conditional nodes.
+    fn check_body(&self) -> CuResult<()> {
+        self.steps.iter().try_for_each(|step| match step.work.kind() {
+            0..=2 | 4 | 5 | 13 => step.child.as_ref().map_or(Ok(()), Plan::check_body),
+            kind => {
+                crate::log::warn(format_args!(
+                    "a conditional node's graph has a node of kind {kind}, which none may"
+                ));
+                Err(CuError::INVALID_VALUE)
+            }
+        })
     }
 
     fn run(&self, target: &Resolved) -> CuResult<()> {
-        self.in_order().filter(|step| step.enabled).try_for_each(|step| match &step.child {
-            Some(child) => child.run(target),
-            None => step.work.run(target),
+        self.conditions.iter().try_for_each(|condition| condition.assign(target))?;
+        self.in_order().filter(|step| step.enabled).try_for_each(|step| match (&step.child, &step.work) {
+            (Some(child), _) => child.run(target),
+            (None, Work::Choose(choice)) => step.choose(choice, target),
+            (None, work) => work.run(target),
         })
     }
 
@@ -228,7 +276,8 @@ impl Plan {
             if step.node == node {
                 return Some(step);
             }
-            if let Some(found) = step.child.as_mut().and_then(|child| child.step(node)) {
+            let mut inside = step.child.iter_mut().chain(&mut step.bodies);
+            if let Some(found) = inside.find_map(|plan| plan.step(node)) {
                 return Some(found);
             }
         }
@@ -263,7 +312,14 @@ impl Plan {
             if let (Some(old), Some(new)) = (&old.child, &new.child) {
                 return old.differs(new);
             }
+            if let Some(inside) = old.bodies.iter().zip(&new.bodies).find_map(|(old, new)| old.differs(new)) {
+                return Some(inside);
+            }
             let result = match (&old.work, &new.work) {
+                // A value belongs to its node for good.
+                (Work::Choose(old), Work::Choose(new)) if !Arc::ptr_eq(&old.condition, &new.condition) => {
+                    Difference::NOT_SUPPORTED
+                }
                 // CUDA Runtime API, cudaGraphExecUpdate: the owning device of the function cannot change.
                 (Work::Kernel(old), Work::Kernel(new)) if old.ordinal != new.ordinal => Difference::FUNCTION,
                 (Work::Allocate(old), Work::Allocate(new)) | (Work::Free(old), Work::Free(new))
@@ -285,6 +341,7 @@ impl Plan {
                 (Some(old), Some(new)) => old.take(new),
                 (old, new) => *old = new,
             }
+            old.bodies.iter_mut().zip(new.bodies).for_each(|(old, new)| old.take(new));
         }
     }
 
@@ -297,6 +354,11 @@ impl Plan {
         for place in order {
             let Some(step) = steps[place].take() else { continue };
             let after: Vec<u64> = step.after.iter().map(|before| nodes[*before]).collect();
+            if !step.bodies.is_empty() {
+                // CUDA Runtime API, cudaGraphNodeTypeConditional: such a graph cannot be a child.
+                let _ = store.destroy(graph);
+                return Err(CuError::NOT_SUPPORTED);
+            }
             nodes[place] = match step.child {
                 Some(child) => {
                     let child = child.into_graph(store)?;
@@ -338,8 +400,8 @@ pub(crate) fn objects(store: &Store, graph: u64) -> CuResult<Vec<Arc<UserObject>
     let graph = store.graph(graph)?;
     let mut found: Vec<_> = graph.objects.iter().map(|(object, _)| Arc::clone(object)).collect();
     for node in graph.nodes.values() {
-        if let Work::Child(child) = node.work {
-            found.extend(objects(store, child)?);
+        for inside in node.work.owned() {
+            found.extend(objects(store, *inside)?);
         }
     }
     Ok(found)

@@ -11,11 +11,13 @@
 //! * [`work`]: what a node does, and doing it
 //! * [`store`]: graphs, nodes, edges
 //! * [`exec`]: plans, launches, updates
+//! * [`condition`]: nodes that run if a kernel says so
 //! * [`capture`]: streams whose calls become nodes
 //! * [`memory`]: allocations that belong to nodes; [`user_object`]: what the program ties to a graph
 //! * [`dot`]: a graph as text
 
 pub(crate) mod capture;
+pub(crate) mod condition;
 pub(crate) mod dot;
 pub(crate) mod exec;
 pub(crate) mod memory;

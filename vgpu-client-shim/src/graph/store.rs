@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cuda_types::{CuError, CuResult};
 
 use super::capture::Captures;
+use super::condition::{Choice, Condition, Kind};
 use super::user_object::UserObject;
 use super::work::Work;
 
@@ -25,12 +26,14 @@ pub(crate) struct Store {
 #[derive(Default)]
 pub(crate) struct Graph {
     pub(crate) nodes: BTreeMap<u64, Node>,
-    /// The child graph node that owns it.
+    /// The child graph node or conditional node that owns it.
     owner: Option<u64>,
     /// What it is a clone of.
     original: Option<u64>,
     /// What the program has tied to it, and with how many references.
     pub(crate) objects: Vec<(Arc<UserObject>, u32)>,
+    /// Values of conditional nodes, here or in graphs inside.
+    pub(crate) conditions: Vec<Arc<Condition>>,
 }
 
 /// One node.
@@ -55,6 +58,12 @@ pub(crate) fn new_handle() -> u64 {
     // Beside the handles of `handles::Table`, and as unmapped as those.
     static NEXT: AtomicU64 = AtomicU64::new(0x101_0000_0000);
     NEXT.fetch_add(16, Ordering::Relaxed)
+}
+
+/// What tools call a graph, an executable graph or a node: a number that no other one has had.
+pub(crate) fn id(handle: u64) -> u32 {
+    // Handles grow by 16.
+    u32::try_from(handle >> 4 & 0xffff_ffff).unwrap_or(0)
 }
 
 impl Store {
@@ -106,8 +115,8 @@ impl Store {
         let Some(removed) = self.graphs.remove(&graph) else { return };
         for (node, Node { work, .. }) in &removed.nodes {
             self.nodes.remove(node);
-            if let Work::Child(child) = work {
-                self.remove(*child, gone);
+            for inside in work.owned() {
+                self.remove(*inside, gone);
             }
         }
         gone.push(removed);
@@ -139,6 +148,9 @@ impl Store {
         if self.graph(child)?.owner.is_some() || self.captures.uses(child) || graph == child {
             return Err(CuError::INVALID_VALUE);
         }
+        if self.graph(child)?.has_choices() {
+            return Err(CuError::NOT_SUPPORTED);
+        }
         let node = self.add(graph, after, Work::Child(child))?;
         self.graph_mut(child)?.owner = Some(node);
         Ok(node)
@@ -158,6 +170,37 @@ impl Store {
         }
     }
 
+    /// Adds a conditional node with so many new, empty graphs. Its value was made for this graph or one around it.
+    pub(crate) fn add_choice(
+        &mut self,
+        graph: u64,
+        after: &[u64],
+        handle: u64,
+        kind: Kind,
+        bodies: u32,
+    ) -> CuResult<(u64, Arc<[u64]>)> {
+        let mut around = Some(graph);
+        let mut condition = None;
+        while let (Some(place), None) = (around, &condition) {
+            let found = self.graph(place)?;
+            condition = found.conditions.iter().find(|condition| condition.handle == handle).cloned();
+            around = found.owner.map(|owner| self.graph_of(owner)).transpose()?;
+        }
+        let condition = condition.filter(|condition| !condition.is_used()).ok_or(CuError::INVALID_VALUE)?;
+        let bodies: Arc<[u64]> = (0..bodies).map(|_| self.create()).collect();
+        let choice = Choice { condition: Arc::clone(&condition), kind, bodies: Arc::clone(&bodies) };
+        let added = self.add(graph, after, Work::Choose(choice));
+        for body in &*bodies {
+            match added {
+                Ok(node) => self.graph_mut(*body)?.owner = Some(node),
+                Err(_) => self.remove(*body, &mut Vec::new()),
+            }
+        }
+        let node = added?;
+        condition.take();
+        Ok((node, bodies))
+    }
+
     /// Takes a node and its edges out of its graph.
     pub(crate) fn destroy_node(&mut self, node: u64) -> CuResult<Vec<Graph>> {
         let graph = self.graph_of(node)?;
@@ -172,8 +215,8 @@ impl Store {
             other.after.retain(|before| *before != node);
         }
         let mut gone = Vec::new();
-        if let Some(Node { work: Work::Child(child), .. }) = removed {
-            self.remove(child, &mut gone);
+        for inside in removed.iter().flat_map(|removed| removed.work.owned()) {
+            self.remove(*inside, &mut gone);
         }
         Ok(gone)
     }
@@ -211,8 +254,8 @@ impl Store {
     /// Clones a graph with its child graphs.
     pub(crate) fn clone_graph(&mut self, graph: u64) -> CuResult<u64> {
         let source = self.graph(graph)?;
-        if source.has_memory() {
-            // CUDA Programming Guide, "Graph Memory Nodes": such graphs cannot be cloned.
+        if source.has_memory() || source.has_choices() {
+            // CUDA Programming Guide, "Graph Memory Nodes" and "Conditional Graph Nodes": such graphs cannot be cloned.
             return Err(CuError::NOT_SUPPORTED);
         }
         let nodes: Vec<_> = source
@@ -266,6 +309,11 @@ impl Graph {
     /// Whether it allocates or frees memory.
     pub(crate) fn has_memory(&self) -> bool {
         self.nodes.values().any(|node| node.work.memory().is_some())
+    }
+
+    /// Whether it has conditional nodes.
+    pub(crate) fn has_choices(&self) -> bool {
+        self.nodes.values().any(|node| matches!(node.work, Work::Choose(_)))
     }
 
     /// The nodes that come after nothing.

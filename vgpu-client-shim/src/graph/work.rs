@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use cuda_types::{CUdeviceptr, CUstream, CuError, CuResult};
 use proto::{MemoryCalls, StreamCalls};
 
+use super::condition::Choice;
 use super::memory::GraphMemory;
 use crate::handles::{self, EVENTS, Resolved};
 use crate::managed;
@@ -31,6 +32,7 @@ pub(crate) enum Work {
     RecordEvent(u64),
     Allocate(Arc<GraphMemory>),
     Free(Arc<GraphMemory>),
+    Choose(Choice),
 }
 
 /// A launch as a node.
@@ -80,6 +82,16 @@ impl Work {
             Work::RecordEvent(_) => 7,
             Work::Allocate(_) => 10,
             Work::Free(_) => 11,
+            Work::Choose(_) => 13,
+        }
+    }
+
+    /// The graphs that a node of this work owns.
+    pub(crate) fn owned(&self) -> &[u64] {
+        match self {
+            Work::Child(child) => std::slice::from_ref(child),
+            Work::Choose(choice) => &choice.bodies,
+            _ => &[],
         }
     }
 
@@ -116,7 +128,7 @@ impl Work {
         Ok(Work::Set(fill))
     }
 
-    /// Does it in the order of `target`'s stream. A child graph is its plan's affair.
+    /// Does it in the order of `target`'s stream. Graphs inside it are its plan's affair.
     pub(crate) fn run(&self, target: &Resolved) -> CuResult<()> {
         match self {
             Work::Kernel(node) => on_device(target, node.ordinal, |target| node.launch.run(target)),
@@ -126,7 +138,7 @@ impl Work {
                 on_device(target, device.ordinal, |target| fill.run(target))
             }
             Work::Host(call) => call.launch(target),
-            Work::Child(_) | Work::Empty => Ok(()),
+            Work::Child(_) | Work::Choose(_) | Work::Empty => Ok(()),
             Work::WaitEvent(event) => wait(target, *event),
             Work::RecordEvent(event) => record(target, *event),
             Work::Allocate(memory) => {
@@ -227,7 +239,11 @@ fn one(first: u32) -> [u32; 16] {
 
 /// Runs on a device that may be another than the stream's: then the stream's earlier work is waited for, and the work
 /// is over on return.
-fn on_device(target: &Resolved, ordinal: usize, run: impl FnOnce(&Resolved) -> CuResult<()>) -> CuResult<()> {
+pub(super) fn on_device(
+    target: &Resolved,
+    ordinal: usize,
+    run: impl FnOnce(&Resolved) -> CuResult<()>,
+) -> CuResult<()> {
     if target.device.ordinal == ordinal {
         return run(target);
     }

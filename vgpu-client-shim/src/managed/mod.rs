@@ -13,6 +13,7 @@
 //! addresses are touched.
 
 mod fault;
+pub(crate) mod marks;
 pub(crate) mod variable;
 mod view;
 
@@ -26,6 +27,7 @@ use proto::{ContextCalls, StreamCalls};
 
 use crate::handles::Resolved;
 use crate::state::Device;
+use marks::Marks;
 use view::{Access, Pages};
 
 /// What is fetched for one access, unless accesses follow each other.
@@ -57,6 +59,8 @@ struct Range {
     is_new: bool,
     /// Where the last fetch ended, and how long it was: the next one grows if it goes on there.
     last_fetch: (usize, usize),
+    /// What the program has said about it.
+    marks: Marks,
 }
 
 #[derive(Default)]
@@ -91,8 +95,16 @@ pub(crate) fn allocate(device: &Device, bytes: usize) -> CuResult<u64> {
         }
     };
     let blocks = vec![Newest::Here; length.div_ceil(BLOCK_BYTES)];
-    let range =
-        Range { ordinal: device.ordinal, allocation, bytes, pages, blocks, is_new: true, last_fetch: (0, 0) };
+    let range = Range {
+        ordinal: device.ordinal,
+        allocation,
+        bytes,
+        pages,
+        blocks,
+        is_new: true,
+        last_fetch: (0, 0),
+        marks: Marks::default(),
+    };
     managed().get_or_insert_default().ranges.insert(start, range);
     COUNT.fetch_add(1, Ordering::Release);
     Ok(start as u64)
@@ -126,6 +138,21 @@ pub(crate) fn ordinal_of(pointer: u64) -> Option<usize> {
     let managed = managed();
     let (start, range) = managed.as_ref()?.ranges.range(..=pointer).next_back()?;
     (pointer - start < range.bytes).then_some(range.ordinal)
+}
+
+/// Looks at the marks of `bytes` bytes, which lie in one managed range, or changes them; `look` is told the offsets.
+pub(crate) fn with_marks<T>(
+    pointer: u64,
+    bytes: usize,
+    look: impl FnOnce(&mut Marks, usize, usize) -> T,
+) -> CuResult<T> {
+    let pointer = usize::try_from(pointer).map_err(|_| CuError::INVALID_VALUE)?;
+    let mut managed = managed();
+    let found = managed.as_mut().and_then(|managed| managed.ranges.range_mut(..=pointer).next_back());
+    let (start, range) = found.ok_or(CuError::INVALID_VALUE)?;
+    let from = pointer - start;
+    let end = from.checked_add(bytes).filter(|end| bytes > 0 && *end <= range.bytes);
+    Ok(look(&mut range.marks, from, end.ok_or(CuError::INVALID_VALUE)?))
 }
 
 /// Forgets the ranges of a device whose context is gone.

@@ -1,7 +1,7 @@
 //! CUDA arrays: making them, ending them, and what they are.
 
 use std::collections::HashMap;
-use std::ffi::{c_int, c_uint};
+use std::ffi::{c_int, c_uint, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cuda_types::{CUarray, CUmipmappedArray, CuError, CuResult};
@@ -129,6 +129,40 @@ entries! {
         let array = MIPMAPPED.get(array)?;
         level_array.write(array.level(level)?);
         Ok(())
+    }
+}
+
+entries! {
+    /// Memory that an array would need: told for deferred arrays only, which there are none of.
+    fn cudaArrayGetMemoryRequirements(_requirements: *mut c_void, array: u64, ordinal: c_int) {
+        devices().get(ordinal)?;
+        ARRAYS.get(array)?;
+        Err(CuError::INVALID_VALUE)
+    }
+
+    /// Memory that a mipmapped array would need: told for deferred arrays only, which there are none of.
+    fn cudaMipmappedArrayGetMemoryRequirements(_requirements: *mut c_void, array: u64, ordinal: c_int) {
+        devices().get(ordinal)?;
+        MIPMAPPED.get(array)?;
+        Err(CuError::INVALID_VALUE)
+    }
+
+    /// Tiles of a sparse array, which there are none of.
+    fn cudaArrayGetSparseProperties(_properties: *mut c_void, array: u64) {
+        ARRAYS.get(array)?;
+        Err(CuError::INVALID_VALUE)
+    }
+
+    /// Tiles of a sparse mipmapped array, which there are none of.
+    fn cudaMipmappedArrayGetSparseProperties(_properties: *mut c_void, array: u64) {
+        MIPMAPPED.get(array)?;
+        Err(CuError::INVALID_VALUE)
+    }
+
+    /// A plane of an array with several, which there are none of.
+    fn cudaArrayGetPlane(_plane: Out<'_, u64>, array: u64, _index: c_uint) {
+        ARRAYS.get(array)?;
+        Err(CuError::INVALID_VALUE)
     }
 }
 

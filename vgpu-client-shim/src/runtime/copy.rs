@@ -150,7 +150,9 @@ pub(crate) enum Timing {
 }
 
 /// `cudaMemcpyDeviceToDevice`.
-const DEVICE_TO_DEVICE: c_int = 3;
+pub(super) const DEVICE_TO_DEVICE: c_int = 3;
+/// `cudaMemcpyDefault`: the pointers say which way.
+pub(super) const DEFAULT: c_int = 4;
 
 /// Both ends of a copy, found.
 enum Way {
@@ -444,7 +446,7 @@ pub(super) fn place(pointer: &PitchedPointer, position: Position, slice: usize) 
 }
 
 /// A host address as the pointer that the program gave.
-fn pointer(address: u64) -> *const c_void {
+pub(super) fn pointer(address: u64) -> *const c_void {
     // u64 and usize are the same on the platforms that have CUDA.
     std::ptr::with_exposed_provenance(usize::try_from(address).unwrap_or(0))
 }

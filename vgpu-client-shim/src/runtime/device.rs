@@ -1,17 +1,18 @@
 //! Devices: the list, the current one, attributes, limits, preferences, peers.
 
 use std::ffi::{CStr, c_char, c_int};
-use std::sync::PoisonError;
 
 use cuda_types::attribute::DeviceAttribute;
 use cuda_types::{CuError, CuResult};
 use proto::{ContextCalls, DeviceFacts};
 
 use super::error::{self, PEER_ACCESS_UNSUPPORTED};
+use super::stream_attributes;
+use super::version::ChannelFormat;
 use crate::edge::{Out, Required, entries};
 use crate::graph::capture;
 use crate::log;
-use crate::state::{self, Device, Preferences, devices};
+use crate::state::{self, Current, Preferences, devices};
 
 entries! {
     /// The number of devices.
@@ -27,15 +28,14 @@ entries! {
     fn cudaSetDevice(ordinal: c_int) {
         let device = devices().get(ordinal)?;
         device.facts()?;
-        state::set_current(ordinal);
+        state::set_current(Current::of(device));
         Ok(())
     }
 
     /// This thread's device.
     fn cudaGetDevice(ordinal: Out<'_, c_int>) {
         let ordinal = ordinal.required()?;
-        devices().current()?;
-        ordinal.write(state::current_ordinal());
+        ordinal.write(devices().current()?.program_number());
         Ok(())
     }
 
@@ -47,7 +47,7 @@ entries! {
         }
         let device = devices().get(ordinal)?;
         if flags == 1 {
-            prefer(device, |preferences| preferences.flags = device_flags);
+            device.prefer(|preferences| preferences.flags = device_flags);
         }
         device.session()?.check()
     }
@@ -147,7 +147,7 @@ entries! {
         if config > 2 {
             return Err(CuError::INVALID_VALUE);
         }
-        prefer(devices().current()?, |preferences| preferences.shared_memory_config = config);
+        devices().current()?.prefer(|preferences| preferences.shared_memory_config = config);
         Ok(())
     }
 
@@ -164,7 +164,7 @@ entries! {
         if flags & !0xff != 0 || !matches!(flags & 7, 0 | 1 | 2 | 4) {
             return Err(CuError::INVALID_VALUE);
         }
-        prefer(devices().current()?, |preferences| preferences.flags = flags);
+        devices().current()?.prefer(|preferences| preferences.flags = flags);
         Ok(())
     }
 
@@ -212,7 +212,7 @@ entries! {
             })
         });
         let found = found.ok_or(CuError::INVALID_DEVICE)?;
-        ordinal.write(c_int::try_from(found.ordinal).map_err(|_| CuError::UNKNOWN)?);
+        ordinal.write(found.program_number());
         Ok(())
     }
 
@@ -255,6 +255,65 @@ entries! {
         Ok(())
     }
 
+    /// The devices to try first: the thread's own is the first of them that answers.
+    fn cudaSetValidDevices(list: *const c_int, count: c_int) {
+        let count = usize::try_from(count).map_err(|_| CuError::INVALID_VALUE)?;
+        if count > devices().count()? || (count > 0 && list.is_null()) {
+            return Err(CuError::INVALID_VALUE);
+        }
+        // SAFETY: the caller's array of `count` ordinals (module doc of `edge`), read only if there is one.
+        let list = unsafe { super::batch::list(list, count) }?;
+        list.iter().try_for_each(|ordinal| devices().get(*ordinal).map(drop))?;
+        let works = |ordinal: &&c_int| devices().get(**ordinal).is_ok_and(|device| device.facts().is_ok());
+        let Some(first) = list.iter().find(works) else { return Ok(()) };
+        if *first != 0 {
+            log::warn(format_args!("cudaSetValidDevices: counts for this thread only; call cudaSetDevice in others"));
+        }
+        state::set_current(Current::of(devices().get(*first)?));
+        Ok(())
+    }
+
+    /// Ends the persistence of lines in the device's cache: no access policy here makes lines persist.
+    fn cudaCtxResetPersistingL2Cache() {
+        devices().current()?.session()?.check()
+    }
+
+    /// Which atomic operations a device does on host memory: none, it does not reach it.
+    fn cudaDeviceGetHostAtomicCapabilities(capabilities: *mut u32, operations: *const c_int, count: u32, ordinal: c_int) {
+        devices().get(ordinal)?;
+        // SAFETY: the caller's arrays of `count` entries (module doc of `edge`).
+        unsafe { no_atomics(capabilities, operations, count) }
+    }
+
+    /// Which atomic operations a device does on another one's memory: none, it does not reach it.
+    fn cudaDeviceGetP2PAtomicCapabilities(capabilities: *mut u32, operations: *const c_int, count: u32, from: c_int, to: c_int) {
+        if devices().get(from)?.ordinal == devices().get(to)?.ordinal {
+            return Err(CuError::INVALID_DEVICE);
+        }
+        // SAFETY: the caller's arrays of `count` entries (module doc of `edge`).
+        unsafe { no_atomics(capabilities, operations, count) }
+    }
+
+    /// Elements that a texture over linear memory may have.
+    fn cudaDeviceGetTexture1DLinearMaxWidth(width: Out<'_, usize>, format: Option<&ChannelFormat>, ordinal: c_int) {
+        let width = width.required()?;
+        super::array::driver_format(*format.required()?)?;
+        // CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE1D_LINEAR_WIDTH
+        let most = super::device::attribute(devices().get(ordinal)?.facts()?, 69);
+        width.write(most.and_then(|most| usize::try_from(most).ok()).ok_or(CuError::NOT_SUPPORTED)?);
+        Ok(())
+    }
+
+    /// Turns a number into one that devices without doubles take: every device of today has them.
+    fn cudaSetDoubleForDevice(number: Option<&mut f64>) {
+        number.required().map(drop)
+    }
+
+    /// Turns a number back into one of the host.
+    fn cudaSetDoubleForHost(number: Option<&mut f64>) {
+        number.required().map(drop)
+    }
+
     /// Starts a profiler's collection; there is none to start, as without one natively.
     fn cudaProfilerStart() {
         devices().current()?.session()?.check()
@@ -268,7 +327,7 @@ entries! {
 
 /// What holds for a device behind a network, whatever its driver says there: the device does not reach the memory of
 /// this process, and what this release does not carry is not offered.
-const REMOTE: [(i32, i32); 16] = [
+const REMOTE: [(i32, i32); 17] = [
     (DeviceAttribute::CAN_MAP_HOST_MEMORY.0, 1),
     (DeviceAttribute::INTEGRATED.0, 0),
     (DeviceAttribute::MANAGED_MEMORY.0, 1),
@@ -283,6 +342,7 @@ const REMOTE: [(i32, i32); 16] = [
     (DeviceAttribute::MEMORY_POOLS_SUPPORTED.0, 1),
     (DeviceAttribute::CLUSTER_LAUNCH.0, 0),
     (116, 0), // GPUDirectRDMASupported
+    (117, 0), // GPUDirectRDMAFlushWritesOptions
     (119, 0), // MemoryPoolSupportedHandleTypes
     (125, 0), // IpcEventSupport
 ];
@@ -291,6 +351,26 @@ const REMOTE: [(i32, i32); 16] = [
 pub(crate) fn attribute(facts: &DeviceFacts, number: i32) -> Option<i32> {
     let remote = REMOTE.iter().find(|(known, _)| *known == number);
     remote.map(|(_, value)| *value).or_else(|| facts.attribute(number))
+}
+
+/// Answers that no atomic operation is possible, for operations that there are.
+///
+/// # Safety
+/// Both arrays are NULL or have `count` entries.
+unsafe fn no_atomics(capabilities: *mut u32, operations: *const c_int, count: u32) -> CuResult<()> {
+    let count = usize::try_from(count).map_err(|_| CuError::INVALID_VALUE)?;
+    // SAFETY: the caller's promise.
+    let operations = unsafe { super::batch::list(operations, count) }?;
+    // cudaAtomicOperation ends with FloatMax, 12.
+    if count == 0
+        || capabilities.is_null()
+        || !operations.iter().all(|operation| (0..=12).contains(operation))
+    {
+        return Err(CuError::INVALID_VALUE);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { capabilities.write_bytes(0, count) };
+    Ok(())
 }
 
 fn bus_id(facts: &DeviceFacts) -> String {
@@ -312,6 +392,7 @@ fn reset() -> CuResult<()> {
         log::debug(format_args!("device {}: reset", device.ordinal));
     }
     device.reset()?;
+    stream_attributes::forget_device(device.ordinal);
     error::forget();
     Ok(())
 }
@@ -327,16 +408,12 @@ fn set_cache_config(config: u32) -> CuResult<()> {
     if config > 3 {
         return Err(CuError::INVALID_VALUE);
     }
-    prefer(devices().current()?, |preferences| preferences.cache_config = config);
+    devices().current()?.prefer(|preferences| preferences.cache_config = config);
     Ok(())
 }
 
 fn preferences() -> CuResult<Preferences> {
-    Ok(*devices().current()?.preferences.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-fn prefer(device: &Device, change: impl FnOnce(&mut Preferences)) {
-    change(&mut device.preferences.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(devices().current()?.preferences())
 }
 
 #[cfg(test)]

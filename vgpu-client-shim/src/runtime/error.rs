@@ -66,6 +66,11 @@ pub(crate) fn forget() {
     LAST_ERROR.set(0);
 }
 
+/// Puts the last error back that there was before a call whose error is not to be remembered.
+pub(crate) fn restore(error: u32) {
+    LAST_ERROR.set(error);
+}
+
 /// Answers the last error of this thread.
 pub(crate) extern "C" fn cudaPeekAtLastError() -> u32 {
     LAST_ERROR.get()
@@ -83,7 +88,7 @@ pub(crate) extern "C" fn cudaGetErrorString(error: u32) -> *const c_char {
 
 const UNRECOGNIZED: &CStr = c"unrecognized error code";
 
-fn find(error: u32) -> Option<&'static (u32, &'static CStr, &'static CStr)> {
+pub(crate) fn find(error: u32) -> Option<&'static (u32, &'static CStr, &'static CStr)> {
     ERRORS.binary_search_by_key(&error, |row| row.0).ok().map(|index| &ERRORS[index])
 }
 

@@ -4,10 +4,12 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
 use client::Session;
-use cuda_types::attribute::FunctionAttribute;
+use cuda_types::attribute::{DeviceAttribute, FunctionAttribute};
 use cuda_types::{CuError, CuResult};
 use proto::ModuleCalls;
 
+use super::error::INVALID_CONFIGURATION;
+use super::launch::LaunchConfig;
 use crate::edge::{Out, Required, entries};
 use crate::registry::{self, Function};
 use crate::state::devices;
@@ -81,6 +83,60 @@ entries! {
     /// Blocks of a kernel that fit on one multiprocessor; flag 1 concerns caching.
     fn cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks: Out<'_, c_int>, stub: *const c_void, block_size: c_int, shared: usize, flags: u32) {
         occupancy(blocks, stub, block_size, shared, flags)
+    }
+
+    /// Dynamic shared memory that blocks of a kernel may have so that this many fit on one multiprocessor.
+    fn cudaOccupancyAvailableDynamicSMemPerBlock(bytes: Out<'_, usize>, stub: *const c_void, blocks: c_int, block_size: c_int) {
+        let bytes = bytes.required()?;
+        if blocks <= 0 || block_size <= 0 {
+            return Err(CuError::INVALID_VALUE);
+        }
+        let (session, function) = find(stub)?;
+        let fits = |shared: u64| {
+            let resident = session.cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(function.handle, block_size, shared, 0)?;
+            CuResult::Ok(resident >= blocks)
+        };
+        if !fits(0)? {
+            return Err(CuError::INVALID_VALUE);
+        }
+        let most = session.function_attribute(function.handle, FunctionAttribute::MAX_DYNAMIC_SHARED_SIZE_BYTES)?;
+        // The device's own rule, asked by halves: it always fits below, and never from `end` on.
+        let (mut start, mut end) = (0, u64::try_from(most).unwrap_or(0) + 1);
+        while end - start > 1 {
+            let middle = start.midpoint(end);
+            if fits(middle)? { start = middle } else { end = middle }
+        }
+        bytes.write(usize::try_from(start).map_err(|_| CuError::UNKNOWN)?);
+        Ok(())
+    }
+
+    /// Clusters of a launch that a device runs at once: clusters here are single blocks.
+    fn cudaOccupancyMaxActiveClusters(clusters: Out<'_, c_int>, stub: *const c_void, configuration: Option<&LaunchConfig>) {
+        let (clusters, configuration) = (clusters.required()?, configuration.required()?);
+        configuration.kind()?;
+        let (session, function) = find(stub)?;
+        let threads = c_int::try_from(configuration.block.count()).map_err(|_| INVALID_CONFIGURATION)?;
+        let shared = configuration.shared_bytes as u64;
+        let blocks = session.cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(function.handle, threads, shared, 0)?;
+        let processors = devices().current()?.facts()?.attribute(DeviceAttribute::MULTIPROCESSOR_COUNT.0).unwrap_or(1);
+        clusters.write(blocks.saturating_mul(processors));
+        Ok(())
+    }
+
+    /// Blocks that a cluster of a launch may have: one, devices here have no larger ones.
+    fn cudaOccupancyMaxPotentialClusterSize(size: Out<'_, c_int>, stub: *const c_void, configuration: Option<&LaunchConfig>) {
+        let size = size.required()?;
+        configuration.required()?;
+        find(stub)?;
+        size.write(1);
+        Ok(())
+    }
+
+    /// Sets what a kernel may use, on one device.
+    fn cudaKernelSetAttributeForDevice(kernel: *const c_void, attribute: c_int, value: c_int, ordinal: c_int) {
+        let device = devices().get(ordinal)?;
+        let function = registry::kernel(kernel)?.on(device)?;
+        device.session()?.set_function_attribute(function.handle, FunctionAttribute(attribute), value)
     }
 }
 

@@ -48,17 +48,17 @@ entries! {
 twins! {
     /// Starts a kernel by its handle.
     fn __cudaLaunchKernel, __cudaLaunchKernel_ptsz(default; kernel: *const c_void, grid: Dim3, block: Dim3, args: *const *const c_void, shared: usize, stream: u64) {
-        launch(default, kernel, grid, block, args, shared, stream, Kind::Plain)
+        launch_stub(default, kernel, (grid, block), args, shared, stream, Kind::Plain)
     }
 
     /// Starts a kernel by its host stub.
     fn cudaLaunchKernel, cudaLaunchKernel_ptsz(default; stub: *const c_void, grid: Dim3, block: Dim3, args: *const *const c_void, shared: usize, stream: u64) {
-        launch(default, stub, grid, block, args, shared, stream, Kind::Plain)
+        launch_stub(default, stub, (grid, block), args, shared, stream, Kind::Plain)
     }
 
     /// Starts a kernel whose blocks are all resident at once.
     fn cudaLaunchCooperativeKernel, cudaLaunchCooperativeKernel_ptsz(default; stub: *const c_void, grid: Dim3, block: Dim3, args: *const *const c_void, shared: usize, stream: u64) {
-        launch(default, stub, grid, block, args, shared, stream, Kind::Cooperative)
+        launch_stub(default, stub, (grid, block), args, shared, stream, Kind::Cooperative)
     }
 
     /// Starts a kernel with attributes.
@@ -66,7 +66,7 @@ twins! {
         let configuration = configuration.required()?;
         let kind = configuration.kind()?;
         let LaunchConfig { grid, block, shared_bytes, stream, .. } = *configuration;
-        launch(default, stub, grid, block, args, shared_bytes, stream, kind)
+        launch_stub(default, stub, (grid, block), args, shared_bytes, stream, kind)
     }
 }
 
@@ -88,8 +88,8 @@ pub(crate) extern "C" fn __cudaPushCallConfiguration(
 #[derive(Debug)]
 pub(crate) struct LaunchConfig {
     grid: Dim3,
-    block: Dim3,
-    shared_bytes: usize,
+    pub(super) block: Dim3,
+    pub(super) shared_bytes: usize,
     stream: u64,
     attributes: *const LaunchAttribute,
     attribute_count: u32,
@@ -104,24 +104,39 @@ pub(crate) struct LaunchAttribute {
     value: [u32; 16],
 }
 
+/// How the blocks of a grid are started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     Plain,
     Cooperative,
 }
 
 impl LaunchConfig {
     /// What the attributes ask for; `NOT_SUPPORTED` for what would change the result.
-    fn kind(&self) -> CuResult<Kind> {
-        let count = usize::try_from(self.attribute_count).map_err(|_| CuError::INVALID_VALUE)?;
+    pub(super) fn kind(&self) -> CuResult<Kind> {
+        // SAFETY: the caller's array of `attribute_count` attributes (module doc of `edge`).
+        unsafe { Kind::of_attributes("cudaLaunchKernelExC", self.attributes, self.attribute_count) }
+    }
+}
+
+impl Kind {
+    /// What the attributes of a launch ask for; `NOT_SUPPORTED` for what would change the result.
+    ///
+    /// # Safety
+    /// `attributes` has `count` elements.
+    pub(crate) unsafe fn of_attributes(
+        call: &str,
+        attributes: *const LaunchAttribute,
+        count: u32,
+    ) -> CuResult<Kind> {
         if count == 0 {
             return Ok(Kind::Plain);
         }
-        if self.attributes.is_null() {
+        if attributes.is_null() {
             return Err(CuError::INVALID_VALUE);
         }
-        // SAFETY: the caller's array of `attribute_count` attributes (module doc of `edge`).
-        let attributes = unsafe { std::slice::from_raw_parts(self.attributes, count) };
+        // SAFETY: the caller's promise.
+        let attributes = unsafe { std::slice::from_raw_parts(attributes, count as usize) };
         let mut kind = Kind::Plain;
         for attribute in attributes {
             match (attribute.id, attribute.value) {
@@ -130,9 +145,7 @@ impl LaunchConfig {
                 (ATTRIBUTE_CLUSTER_DIMENSION, [1, 1, 1, ..]) => {}
                 (id, _) if HINTS.contains(&id) => {}
                 (id, _) => {
-                    crate::log::warn(format_args!(
-                        "cudaLaunchKernelExC: launch attribute {id} is not supported"
-                    ));
+                    crate::log::warn(format_args!("{call}: launch attribute {id} is not supported"));
                     return Err(CuError::NOT_SUPPORTED);
                 }
             }
@@ -215,27 +228,59 @@ impl Launch {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parameters of cuLaunchKernel")]
-fn launch(
+fn launch_stub(
     default: DefaultStream,
     stub: *const c_void,
-    grid: Dim3,
-    block: Dim3,
+    extents: (Dim3, Dim3),
     args: *const *const c_void,
     shared: usize,
     stream: u64,
     kind: Kind,
 ) -> CuResult<()> {
-    let kernel = registry::kernel(stub)?;
+    launch(default, registry::kernel(stub)?, stub, extents, args, shared, stream, kind)
+}
+
+/// Starts a kernel that the program has named by `named`.
+#[expect(clippy::too_many_arguments, reason = "the parameters of cuLaunchKernel")]
+pub(crate) fn launch(
+    default: DefaultStream,
+    kernel: &'static Kernel,
+    named: *const c_void,
+    extents: (Dim3, Dim3),
+    args: *const *const c_void,
+    shared: usize,
+    stream: u64,
+    kind: Kind,
+) -> CuResult<()> {
     let target = resolve(default, stream)?;
     // SAFETY: the caller's array has one pointer per parameter of this kernel (CUDA Runtime API, cudaLaunchKernel).
-    let mut launch = unsafe { Launch::new(kernel, target.device, (grid, block), shared, args) }?;
+    let launch = unsafe { Launch::new(kernel, target.device, extents, shared, args) }?;
+    start(launch, &target, named, kind)
+}
+
+/// Starts a kernel whose parameters lie in a buffer as the kernel's own code sees them.
+pub(crate) fn launch_packed(
+    default: DefaultStream,
+    kernel: &'static Kernel,
+    (grid, block): (Dim3, Dim3),
+    packed: &[u8],
+    shared_bytes: u32,
+    stream: u64,
+    kind: Kind,
+) -> CuResult<()> {
+    let target = resolve(default, stream)?;
+    let values = kernel.on(target.device)?.unpack(packed)?;
+    let launch = Launch { kernel, grid, block, shared_bytes, cooperative: false, values };
+    start(launch, &target, std::ptr::from_ref(kernel).cast(), kind)
+}
+
+fn start(mut launch: Launch, target: &Resolved, named: *const c_void, kind: Kind) -> CuResult<()> {
     launch.cooperative = kind == Kind::Cooperative;
     let node = || {
         launch.check(target.device)?;
-        Ok(Work::Kernel(KernelNode::new(launch.clone(), target.device.ordinal, stub)))
+        Ok(Work::Kernel(KernelNode::new(launch.clone(), target.device.ordinal, named)))
     };
-    if capture::record(&target, node)? { Ok(()) } else { launch.run(&target) }
+    if capture::record(target, node)? { Ok(()) } else { launch.run(target) }
 }
 
 /// The parameter values by ordinal, one behind the other.

@@ -13,7 +13,7 @@ use crate::graph::{self, capture};
 use crate::handles::{Resolved, resolve};
 use crate::managed;
 use crate::runtime::error::INVALID_PITCH_VALUE;
-use crate::state::{Device, current_ordinal, devices};
+use crate::state::{Device, devices};
 use client::hazards;
 
 /// Rows of pitched memory start at multiples of this, as NVIDIA's runtime has it.
@@ -127,8 +127,8 @@ twins! {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PointerAttributes {
     /// `cudaMemoryType`: 0 unregistered, 1 host, 2 device, 3 managed.
-    kind: u32,
-    device: c_int,
+    pub(crate) kind: u32,
+    pub(crate) device: c_int,
     device_pointer: u64,
     host_pointer: u64,
 }
@@ -141,9 +141,10 @@ pub(crate) struct PointerAttributes13 {
     reserved: [u64; 8],
 }
 
-fn attributes_of(pointer: u64) -> CuResult<PointerAttributes> {
+/// What a pointer is, as far as this process knows.
+pub(crate) fn attributes_of(pointer: u64) -> CuResult<PointerAttributes> {
     if let Some(ordinal) = managed::ordinal_of(pointer) {
-        let device = c_int::try_from(ordinal).map_err(|_| CuError::UNKNOWN)?;
+        let device = devices().at(ordinal)?.program_number();
         return Ok(PointerAttributes { kind: 3, device, device_pointer: pointer, host_pointer: pointer });
     }
     if let Some(device) = devices().guess(pointer) {
@@ -152,17 +153,16 @@ fn attributes_of(pointer: u64) -> CuResult<PointerAttributes> {
             !session.owns(CUdeviceptr(pointer)) || session.allocation(CUdeviceptr(pointer)).is_some()
         });
         if allocated {
-            let ordinal = c_int::try_from(device.ordinal).map_err(|_| CuError::UNKNOWN)?;
             return Ok(PointerAttributes {
                 kind: 2,
-                device: ordinal,
+                device: device.program_number(),
                 device_pointer: pointer,
                 host_pointer: 0,
             });
         }
     }
     let registered = usize::try_from(pointer).ok().and_then(hazards::registered_range);
-    let device = current_ordinal();
+    let device = devices().current().map_or(0, Device::program_number);
     Ok(match registered {
         // Host memory has no address on a remote device.
         Some(_) => PointerAttributes { kind: 1, device, device_pointer: 0, host_pointer: pointer },

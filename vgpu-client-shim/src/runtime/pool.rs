@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cuda_types::{CuError, CuResult};
 
+use super::managed::{LOCATION_DEVICE, Location};
 use super::memory::allocate_on;
 use crate::edge::{Out, Required, entries, twins};
 use crate::graph::capture;
@@ -76,12 +77,26 @@ entries! {
 
     /// Sets the pool that `cudaMallocAsync` uses on a device.
     fn cudaDeviceSetMemPool(ordinal: c_int, pool: u64) {
-        let device = devices().get(ordinal)?;
-        if lock(&*POOLS.get(pool)?).ordinal != device.ordinal {
-            return Err(CuError::INVALID_VALUE);
-        }
-        books().get_or_insert_default().current.insert(device.ordinal, pool);
+        make_current(devices().get(ordinal)?, pool)
+    }
+
+    /// The pool that a location has from the start.
+    fn cudaMemGetDefaultMemPool(pool: Out<'_, u64>, location: Option<&Location>, kind: c_int) {
+        let pool = pool.required()?;
+        pool.write(default_of(of_location(location, kind)?));
         Ok(())
+    }
+
+    /// The pool that a location's allocations come from.
+    fn cudaMemGetMemPool(pool: Out<'_, u64>, location: Option<&Location>, kind: c_int) {
+        let pool = pool.required()?;
+        pool.write(current_of(of_location(location, kind)?));
+        Ok(())
+    }
+
+    /// Sets the pool that a location's allocations come from.
+    fn cudaMemSetMemPool(location: Option<&Location>, kind: c_int, pool: u64) {
+        make_current(of_location(location, kind)?, pool)
     }
 
     /// Gives unused memory back: a pool here holds none.
@@ -233,6 +248,11 @@ impl Pool {
     }
 }
 
+/// The pool that an allocation came from.
+pub(crate) fn of_allocation(address: u64) -> Option<u64> {
+    books().as_ref()?.allocations.get(&address).map(|(pool, _)| *pool)
+}
+
 /// An allocation was freed: it no longer counts for its pool.
 pub(crate) fn freed(address: u64) {
     let entry = books().as_mut().and_then(|books| books.allocations.remove(&address));
@@ -293,6 +313,30 @@ fn default_of(device: &Device) -> u64 {
 fn current_of(device: &Device) -> u64 {
     let current = books().as_ref().and_then(|books| books.current.get(&device.ordinal).copied());
     current.unwrap_or_else(|| default_of(device))
+}
+
+fn make_current(device: &Device, pool: u64) -> CuResult<()> {
+    if lock(&*POOLS.get(pool)?).ordinal != device.ordinal {
+        return Err(CuError::INVALID_VALUE);
+    }
+    books().get_or_insert_default().current.insert(device.ordinal, pool);
+    Ok(())
+}
+
+/// The device of a location that has pools. Pinned memory of the host and managed memory come from no pool here.
+fn of_location(location: Option<&Location>, kind: c_int) -> CuResult<&'static Device> {
+    let location = *location.required()?;
+    match (location.kind, kind) {
+        // cudaMemAllocationTypePinned.
+        (LOCATION_DEVICE, 1) => devices().get(location.id),
+        (LOCATION_DEVICE | 0, 2) | (2..=4, 1 | 2) => {
+            crate::log::warn(format_args!(
+                "memory pools of the host and of managed memory are not supported: use cudaMallocHost, cudaMallocManaged"
+            ));
+            Err(CuError::NOT_SUPPORTED)
+        }
+        _ => Err(CuError::INVALID_VALUE),
+    }
 }
 
 fn books() -> MutexGuard<'static, Option<Books>> {

@@ -6,6 +6,7 @@ use cuda_types::{CuError, CuResult};
 use proto::StreamCalls;
 use std::sync::atomic::Ordering;
 
+use super::stream_attributes;
 use crate::edge::{DefaultStream, Out, Required, entries, twins};
 use crate::graph::capture;
 use crate::graph::work::{self, Work};
@@ -36,6 +37,7 @@ entries! {
         // The default streams belong to nobody.
         let stream = STREAMS.remove(stream)?;
         capture::forget_stream((stream.ordinal, stream.name.0));
+        stream_attributes::forget_stream((stream.ordinal, stream.name.0));
         handles::device(stream.ordinal)?.session()?.cuStreamDestroy(stream.name)
     }
 }
@@ -81,7 +83,8 @@ twins! {
     /// The priority that the stream has.
     fn cudaStreamGetPriority, cudaStreamGetPriority_ptsz(default; stream: u64, priority: Out<'_, c_int>) {
         let found = describe(default, stream)?.priority;
-        priority.required()?.write(found);
+        let set = stream_attributes::priority(&resolve(default, stream)?);
+        priority.required()?.write(set.unwrap_or(found));
         Ok(())
     }
 
@@ -98,15 +101,21 @@ twins! {
     /// The device of the stream.
     fn cudaStreamGetDevice, cudaStreamGetDevice_ptsz(default; stream: u64, device: Out<'_, c_int>) {
         let ordinal = describe(default, stream)?.ordinal;
-        device.required()?.write(c_int::try_from(ordinal).map_err(|_| CuError::UNKNOWN)?);
+        device.required()?.write(handles::device(ordinal)?.program_number());
         Ok(())
     }
 
     /// Runs a host function in stream order, on a thread of ours; it must not call CUDA.
     fn cudaLaunchHostFunc, cudaLaunchHostFunc_ptsz(default; stream: u64, function: Option<HostFunction>, data: *mut c_void) {
-        let call = HostCall { function: function.required()?, data };
-        let target = resolve(default, stream)?;
-        if capture::record(&target, || Ok(Work::Host(call)))? { Ok(()) } else { call.launch(&target) }
+        launch_host_function(default, stream, function, data)
+    }
+
+    /// The same; 0 = waits may block, 1 = they may spin: a wish about speed.
+    fn cudaLaunchHostFunc_v2, cudaLaunchHostFunc_v2_ptsz(default; stream: u64, function: Option<HostFunction>, data: *mut c_void, mode: u32) {
+        if mode > 1 {
+            return Err(CuError::INVALID_VALUE);
+        }
+        launch_host_function(default, stream, function, data)
     }
 
     /// Runs a callback in stream order, also after an error, which it is told.
@@ -131,7 +140,7 @@ twins! {
 /// `cudaHostFn_t`.
 pub(crate) type HostFunction = unsafe extern "C" fn(*mut c_void);
 /// `cudaStreamCallback_t`.
-type Callback = unsafe extern "C" fn(u64, u32, *mut c_void);
+pub(crate) type Callback = unsafe extern "C" fn(u64, u32, *mut c_void);
 
 /// What the program wants back in its host function; only passed on.
 #[derive(Clone, Copy)]
@@ -170,9 +179,25 @@ impl HostCall {
     }
 }
 
+fn launch_host_function(
+    default: DefaultStream,
+    stream: u64,
+    function: Option<HostFunction>,
+    data: *mut c_void,
+) -> CuResult<()> {
+    let call = HostCall { function: function.required()?, data };
+    let target = resolve(default, stream)?;
+    if capture::record(&target, || Ok(Work::Host(call)))? { Ok(()) } else { call.launch(&target) }
+}
+
 /// The flags of a stream; default streams have none.
 pub(crate) fn flags_of(stream: u64) -> u32 {
     STREAMS.get(stream).map_or(0, |stream| stream.flags)
+}
+
+/// A priority, clamped to the range of a device. Greater numbers mean lower priorities.
+pub(super) fn priority_within((lowest, highest): (i32, i32), priority: i32) -> i32 {
+    priority.min(lowest.max(highest)).max(highest.min(lowest))
 }
 
 fn create(stream: Out<'_, u64>, flags: u32, priority: c_int) -> CuResult<()> {
@@ -181,9 +206,7 @@ fn create(stream: Out<'_, u64>, flags: u32, priority: c_int) -> CuResult<()> {
         return Err(CuError::INVALID_VALUE);
     }
     let device = devices().current()?;
-    let (lowest, highest) = device.facts()?.stream_priorities;
-    // Greater numbers mean lower priorities.
-    let priority = priority.min(lowest.max(highest)).max(highest.min(lowest));
+    let priority = priority_within(device.facts()?.stream_priorities, priority);
     let name = device.session()?.cuStreamCreateWithPriority(flags, priority)?;
     stream.write(STREAMS.insert(Stream { ordinal: device.ordinal, name, flags, priority }));
     Ok(())

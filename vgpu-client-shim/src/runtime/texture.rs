@@ -1,7 +1,7 @@
 //! Texture and surface objects. A handle is the device's own, because kernels read it; what it was made of is kept here.
 
 use std::collections::HashMap;
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::sync::{PoisonError, RwLock};
 
 use cuda_types::{CUdeviceptr, CuError, CuResult};
@@ -40,6 +40,12 @@ entries! {
             forget(device, object, true)?;
             session.cuTexObjectDestroy(object)
         }
+    }
+
+    /// The view of a texture: none was made with one (CUDA Runtime API, cudaGetTextureObjectResourceViewDesc).
+    fn cudaGetTextureObjectResourceViewDesc(_view: *mut c_void, object: u64) {
+        made(object)?;
+        Err(CuError::INVALID_VALUE)
     }
 
     /// How a texture is read.
@@ -111,14 +117,14 @@ entries! {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ResourceDesc {
     /// `cudaResourceType`
-    kind: u32,
+    pub(crate) kind: u32,
     /// An array's handle, or the device pointer.
-    address: u64,
-    format: ChannelFormat,
+    pub(crate) address: u64,
+    pub(crate) format: ChannelFormat,
     /// Bytes of linear memory, or texels of a row.
-    size: usize,
-    height: usize,
-    pitch: usize,
+    pub(crate) size: usize,
+    pub(crate) height: usize,
+    pub(crate) pitch: usize,
 }
 
 /// `cudaResourceDesc` of major 13.
@@ -133,20 +139,20 @@ pub(crate) struct ResourceDesc13 {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct RuntimeTexture {
-    address_modes: [u32; 3],
-    filter: u32,
+    pub(crate) address_modes: [u32; 3],
+    pub(crate) filter: u32,
     /// `cudaTextureReadMode`: 0 as the elements are, 1 as normalized floats.
-    read_mode: u32,
-    srgb: c_int,
-    border: [f32; 4],
-    normalized: c_int,
-    max_anisotropy: u32,
-    mipmap_filter: u32,
-    mipmap_bias: f32,
-    mipmap_min: f32,
-    mipmap_max: f32,
-    exact_mipmaps: c_int,
-    seamless: c_int,
+    pub(crate) read_mode: u32,
+    pub(crate) srgb: c_int,
+    pub(crate) border: [f32; 4],
+    pub(crate) normalized: c_int,
+    pub(crate) max_anisotropy: u32,
+    pub(crate) mipmap_filter: u32,
+    pub(crate) mipmap_bias: f32,
+    pub(crate) mipmap_min: f32,
+    pub(crate) mipmap_max: f32,
+    pub(crate) exact_mipmaps: c_int,
+    pub(crate) seamless: c_int,
 }
 
 /// What an object was made of.
@@ -189,6 +195,16 @@ fn made(handle: u64) -> CuResult<Made> {
     let key = (devices().current()?.ordinal, handle);
     let all = MADE.read().unwrap_or_else(PoisonError::into_inner);
     all.as_ref().and_then(|all| all.get(&key)).copied().ok_or(CuError::INVALID_VALUE)
+}
+
+/// What a texture, or a surface, shows.
+pub(crate) fn resource_of(object: u64, is_texture: bool) -> CuResult<ResourceDesc> {
+    made(object)?.resource_of(is_texture)
+}
+
+/// How a texture is read.
+pub(crate) fn texture_of(object: u64) -> CuResult<RuntimeTexture> {
+    made(object)?.texture.ok_or(CuError::INVALID_VALUE)
 }
 
 impl Made {

@@ -18,7 +18,7 @@ pub(crate) fn libraries() -> &'static Path {
     FOLDER.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet"]);
-        for package in ["vgpu-server", "vgpu-client-shim", "vgpu-cudart12", "vgpu-cudart13"] {
+        for package in ["vgpu-server", "vgpu-client-shim", "vgpu-cudart12", "vgpu-cudart13", "vgpu-cuda"] {
             build.args(["-p", package]);
         }
         let status =

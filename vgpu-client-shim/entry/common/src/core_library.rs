@@ -1,4 +1,4 @@
-//! Opens `libvgpu_core.so` beside the entry library and takes the table of one major.
+//! Opens `libvgpu_core.so` beside the entry library and takes the table of one library.
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::fmt::Write as _;
@@ -6,14 +6,15 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// The layout of [`CoreTable`]; an entry library refuses a core with another one.
-pub const CORE_ABI: u32 = 1;
+pub const CORE_ABI: u32 = 2;
 
-/// The core's only export, `vgpu_core_v1(major)`, answers this.
+/// The core's only export, `vgpu_core_v1(library)`, answers this.
 #[repr(C)]
 #[derive(Debug)]
 pub struct CoreTable {
     pub abi: u32,
-    pub major: u32,
+    /// The library's key in `symbols/list.rs`.
+    pub library: u32,
     /// Number of entries.
     pub count: usize,
     /// Fingerprint of the names, in the order of the entries.
@@ -26,16 +27,16 @@ unsafe impl Sync for CoreTable {}
 
 type CoreEntry = unsafe extern "C" fn(c_int) -> *const CoreTable;
 
-/// The entries of `major`, in the order of the names that `count` and `fingerprint` stand for.
+/// The entries of `library`, in the order of the names that `count` and `fingerprint` stand for.
 ///
 /// Ends the process with status 127, as the dynamic loader does for a missing library, if the core is not there or
 /// belongs to another build: no entry point could answer anything meaningful, registration has no error to return.
-pub fn open_core(inside: *const u32, major: u32, count: usize, fingerprint: u64) -> *const *const () {
+pub fn open_core(inside: *const u32, library: u32, count: usize, fingerprint: u64) -> *const *const () {
     let own = own_path(inside.cast());
     let mut tried = String::new();
     for folder in folders(&own) {
         let path = folder.join("libvgpu_core.so");
-        match core_table(&path, major) {
+        match core_table(&path, library) {
             Ok(table)
                 if table.abi == CORE_ABI && table.count == count && table.fingerprint == fingerprint =>
             {
@@ -76,7 +77,7 @@ fn folders(own: &Path) -> Vec<PathBuf> {
     folders
 }
 
-fn core_table(path: &Path, major: u32) -> Result<&'static CoreTable, String> {
+fn core_table(path: &Path, library_key: u32) -> Result<&'static CoreTable, String> {
     let name = CString::new(path.as_os_str().to_owned().into_vec()).map_err(|error| error.to_string())?;
     // SAFETY: a C string; the core has no constructors.
     let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
@@ -90,9 +91,9 @@ fn core_table(path: &Path, major: u32) -> Result<&'static CoreTable, String> {
     }
     // SAFETY: the core exports this name with this type only; its version is in the name.
     let entry = unsafe { std::mem::transmute::<*mut c_void, CoreEntry>(symbol) };
-    let major_number = c_int::try_from(major).unwrap_or(0);
+    let key = c_int::try_from(library_key).unwrap_or(0);
     // SAFETY: the answer is NULL or a table that lives as long as the core, which is never closed.
-    unsafe { entry(major_number).as_ref() }.ok_or_else(|| format!("{} has no major {major}", path.display()))
+    unsafe { entry(key).as_ref() }.ok_or_else(|| format!("{} has no library {library_key}", path.display()))
 }
 
 fn loader_error() -> String {

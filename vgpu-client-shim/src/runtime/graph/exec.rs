@@ -34,6 +34,14 @@ entries! {
         Exec::destroy(exec)
     }
 
+    /// A number that no graph and no other executable graph has.
+    fn cudaGraphExecGetId(exec: u64, number: Out<'_, u32>) {
+        let number = number.required()?;
+        Exec::find(exec)?;
+        number.write(store::id(exec));
+        Ok(())
+    }
+
     /// The flags that an executable graph was made with.
     fn cudaGraphExecGetFlags(exec: u64, flags: Out<'_, u64>) {
         flags.required()?.write(lock(&*Exec::find(exec)?).flags);

@@ -4,15 +4,17 @@ use std::ffi::c_int;
 
 use cuda_types::{CuError, CuResult};
 
-use super::nodes::{add_child, change};
+use super::nodes::{add_child, change, kernel_parameters};
 use super::parameters::{AllocationParameters, HostParameters, KernelParameters, free};
 use super::{Edge, check_edges, list};
 use crate::edge::{Out, Required, entries};
+use crate::graph::condition::{Condition, Kind};
 use crate::graph::exec::{Exec, lock};
 use crate::graph::store;
 use crate::graph::work::{Fill, Work};
 use crate::handles::EVENTS;
 use crate::runtime::copy::Box3D;
+use crate::state::devices;
 
 entries! {
     /// Adds a node of any kind, for major 12.
@@ -25,12 +27,33 @@ entries! {
         add_any(node, graph, after, edges, count, parameters)
     }
 
+    /// Makes the value of a conditional node; flag 1 assigns the default with every launch.
+    fn cudaGraphConditionalHandleCreate(handle: Out<'_, u64>, graph: u64, default: u32, flags: u32) {
+        condition(handle, graph, default, flags)
+    }
+
+    /// The same for an execution context, of which there is only the device's own.
+    fn cudaGraphConditionalHandleCreate_v2(handle: Out<'_, u64>, graph: u64, context: u64, default: u32, flags: u32) {
+        if context != 0 {
+            crate::log::warn(format_args!("cudaGraphConditionalHandleCreate_v2: execution contexts are not supported"));
+            return Err(CuError::NOT_SUPPORTED);
+        }
+        condition(handle, graph, default, flags)
+    }
+
+    /// The parameters of a node of any kind. What they point to stays until the node changes or goes.
+    fn cudaGraphNodeGetParams(node: u64, parameters: Out<'_, NodeParameters>) {
+        let parameters = parameters.required()?;
+        parameters.write(NodeParameters::of(node)?);
+        Ok(())
+    }
+
     /// Changes a node of any kind.
     fn cudaGraphNodeSetParams(node: u64, parameters: *mut NodeParameters) {
         // SAFETY: the caller's structure (module doc of `edge`).
         match unsafe { asked(parameters) }? {
             Asked::Work(work) => change(node, work),
-            Asked::Child(_) => Err(CuError::INVALID_VALUE),
+            Asked::Child(_) | Asked::Choice => Err(CuError::INVALID_VALUE),
         }
     }
 
@@ -41,6 +64,7 @@ entries! {
         match unsafe { asked(parameters) }? {
             Asked::Work(work) => lock(&exec).set_work(node, work),
             Asked::Child(child) => super::exec::set_child(&exec, node, child.graph),
+            Asked::Choice => Err(CuError::INVALID_VALUE),
         }
     }
 }
@@ -58,6 +82,7 @@ pub(crate) struct NodeParameters {
 union Union {
     padding: [u64; 29],
     kernel: KernelParameters,
+    later_kernel: LaterKernelParameters,
     copy: CopyParameters,
     set: Fill,
     host: HostParameters,
@@ -65,6 +90,17 @@ union Union {
     /// An event, or an address.
     handle: u64,
     allocation: AllocationParameters,
+    choice: ChoiceParameters,
+}
+
+/// `cudaKernelNodeParamsV2` of major 13.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct LaterKernelParameters {
+    kernel: KernelParameters,
+    context: u64,
+    /// What the kernel is named by: 0 = to be found out.
+    kind: c_int,
 }
 
 /// `cudaMemcpyNodeParams`.
@@ -85,10 +121,22 @@ struct ChildParameters {
     ownership: c_int,
 }
 
+/// `cudaConditionalNodeParams`; that of major 13 ends with an execution context.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ChoiceParameters {
+    handle: u64,
+    kind: c_int,
+    count: u32,
+    /// Answered: the graphs that the node owns.
+    bodies: *const u64,
+}
+
 /// What a structure asks for.
 enum Asked {
     Work(Work),
     Child(ChildParameters),
+    Choice,
 }
 
 /// Reads a structure; the address of an allocation is written into it.
@@ -124,14 +172,63 @@ unsafe fn asked(parameters: *mut NodeParameters) -> CuResult<Asked> {
         10 => unsafe { &mut of_kind.allocation }.work(),
         // SAFETY: the kind says which part it is.
         11 => free(unsafe { of_kind.handle }),
-        8 | 9 | 13 => {
-            let name = if kind == 13 { "conditional" } else { "external semaphore" };
+        13 => return Ok(Asked::Choice),
+        8 | 9 | 14 => {
+            let name = if kind == 14 { "batch copy" } else { "external semaphore" };
             crate::log::warn(format_args!("cudaGraphAddNode: {name} nodes are not supported"));
             Err(CuError::NOT_SUPPORTED)
         }
         _ => Err(CuError::INVALID_VALUE),
     };
     work.map(Asked::Work)
+}
+
+impl NodeParameters {
+    /// What a node was made with.
+    fn of(node: u64) -> CuResult<NodeParameters> {
+        // Outside the lock: a kernel's parameters ask its module.
+        let work = store::with(|store| store.node(node).map(|node| node.work.clone()))?;
+        let kind = c_int::try_from(work.kind()).map_err(|_| CuError::UNKNOWN)?;
+        let mut of_kind = Union { padding: [0; 29] };
+        match work {
+            Work::Kernel(_) => {
+                let kernel = kernel_parameters(node)?;
+                of_kind.later_kernel = LaterKernelParameters { kernel, context: 0, kind: 0 };
+            }
+            Work::Copy(copy) => of_kind.copy = CopyParameters { flags: 0, reserved: [0; 3], copy },
+            Work::Set(fill) => of_kind.set = fill,
+            Work::Host(call) => {
+                of_kind.host = HostParameters { function: Some(call.function), data: call.data };
+            }
+            // cudaGraphChildGraphOwnershipInvalid: the graph is the node's own.
+            Work::Child(graph) => of_kind.child = ChildParameters { graph, ownership: -1 },
+            Work::Empty => {}
+            Work::WaitEvent(event) | Work::RecordEvent(event) => of_kind.handle = event,
+            Work::Allocate(memory) => of_kind.allocation = AllocationParameters::of(&memory),
+            Work::Free(memory) => of_kind.handle = memory.address,
+            Work::Choose(choice) => {
+                let count = u32::try_from(choice.bodies.len()).map_err(|_| CuError::UNKNOWN)?;
+                let (handle, kind) = (choice.condition.handle, choice.kind.number());
+                of_kind.choice = ChoiceParameters { handle, kind, count, bodies: choice.bodies.as_ptr() };
+            }
+        }
+        Ok(NodeParameters { kind, reserved: [0; 3], of_kind, reserved_end: 0 })
+    }
+}
+
+fn condition(handle: Out<'_, u64>, graph: u64, default: u32, flags: u32) -> CuResult<()> {
+    let handle = handle.required()?;
+    // cudaGraphCondAssignDefault.
+    if flags > 1 {
+        return Err(CuError::INVALID_VALUE);
+    }
+    store::with(|store| store.graph(graph).map(drop))?;
+    let made = Condition::new(devices().current()?, default, flags == 1)?;
+    handle.write(made.handle);
+    store::with(|store| {
+        store.graph_mut(graph)?.conditions.push(made);
+        Ok(())
+    })
 }
 
 fn known_event(event: u64) -> CuResult<u64> {
@@ -155,6 +252,17 @@ fn add_any(
             return add_child(node, graph, after, count, child.graph);
         }
         Asked::Child(child) => Work::Child(child.graph),
+        Asked::Choice => {
+            // SAFETY: the caller's structure, which was read above, and array.
+            let (choice, after) = unsafe { (&mut (*parameters).of_kind.choice, list(after, count)?) };
+            let node = node.required()?;
+            let kind = Kind::of(choice.kind, choice.count)?;
+            let (handle, count) = (choice.handle, choice.count);
+            let (added, bodies) = store::with(|store| store.add_choice(graph, &after, handle, kind, count))?;
+            choice.bodies = bodies.as_ptr();
+            node.write(added);
+            return Ok(());
+        }
     };
     let node = node.required()?;
     // SAFETY: the caller's array of `count` nodes (module doc of `edge`).
@@ -176,5 +284,8 @@ mod tests {
         assert_eq!(std::mem::offset_of!(NodeParameters, of_kind), 16);
         assert_eq!(std::mem::offset_of!(NodeParameters, reserved_end), 248);
         assert_eq!(size_of::<CopyParameters>(), 176);
+        assert_eq!(size_of::<ChoiceParameters>(), 24);
+        assert_eq!(std::mem::offset_of!(ChoiceParameters, bodies), 16);
+        assert_eq!(std::mem::offset_of!(LaterKernelParameters, kind), 64);
     }
 }

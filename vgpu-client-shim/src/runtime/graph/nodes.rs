@@ -83,9 +83,7 @@ entries! {
     /// The parameters of a launch. Values are pointed to; they stay until the node changes or goes.
     fn cudaGraphKernelNodeGetParams(node: u64, parameters: Out<'_, KernelParameters>) {
         let parameters = parameters.required()?;
-        let (kernel, ordinal) = kernel_node(node, |node| (node.launch.kernel, node.ordinal))?;
-        let function = kernel.on(handles::device(ordinal)?)?;
-        parameters.write(kernel_node(node, |node| KernelParameters::of(node, &function.facts.parameters))?);
+        parameters.write(kernel_parameters(node)?);
         Ok(())
     }
 
@@ -269,6 +267,13 @@ pub(super) fn change(node: u64, work: Work) -> CuResult<()> {
 /// Looks at a node's work; `INVALID_VALUE` if it is not of the kind asked for.
 pub(super) fn look<T>(node: u64, pick: impl FnOnce(&Work) -> Option<T>) -> CuResult<T> {
     store::with(|store| pick(&store.node(node)?.work).ok_or(CuError::INVALID_VALUE))
+}
+
+/// The parameters of a launch, with pointers to the values that its node keeps.
+pub(super) fn kernel_parameters(node: u64) -> CuResult<KernelParameters> {
+    let (kernel, ordinal) = kernel_node(node, |node| (node.launch.kernel, node.ordinal))?;
+    let function = kernel.on(handles::device(ordinal)?)?;
+    kernel_node(node, |node| KernelParameters::of(node, &function.facts.parameters))
 }
 
 fn kernel_node<T>(node: u64, look: impl FnOnce(&mut KernelNode) -> T) -> CuResult<T> {

@@ -50,6 +50,37 @@ entries! {
         Ok(())
     }
 
+    /// The graph that a node is in.
+    fn cudaGraphNodeGetContainingGraph(node: u64, graph: Out<'_, u64>) {
+        let graph = graph.required()?;
+        graph.write(store::with(|store| store.graph_of(node))?);
+        Ok(())
+    }
+
+    /// The number by which `cudaGraphDebugDotPrint` calls a graph.
+    fn cudaGraphGetId(graph: u64, number: Out<'_, u32>) {
+        let number = number.required()?;
+        store::with(|store| store.graph(graph).map(drop))?;
+        number.write(store::id(graph));
+        Ok(())
+    }
+
+    /// The number by which `cudaGraphDebugDotPrint` calls a node.
+    fn cudaGraphNodeGetLocalId(node: u64, number: Out<'_, u32>) {
+        let number = number.required()?;
+        store::with(|store| store.graph_of(node))?;
+        number.write(store::id(node));
+        Ok(())
+    }
+
+    /// A number for tools: the graph's and the node's.
+    fn cudaGraphNodeGetToolsId(node: u64, number: Out<'_, u64>) {
+        let number = number.required()?;
+        let graph = store::with(|store| store.graph_of(node))?;
+        number.write(u64::from(store::id(graph)) << 32 | u64::from(store::id(node)));
+        Ok(())
+    }
+
     /// Takes a node out of its graph, with its edges.
     fn cudaGraphDestroyNode(node: u64) {
         let gone = store::with(|store| store.destroy_node(node))?;
