@@ -151,9 +151,13 @@ fn report(program: &Program, uses: &[Use]) -> String {
     text + &format!("{} functions, {lacking} of them not supported\n", uses.len())
 }
 
-/// What a person would do about a function that is not supported.
+/// What becomes of a call of a function that is not supported.
 pub(crate) fn advice(name: &str) -> &'static str {
-    if is_of_runtime(name) { "it returns cudaErrorNotSupported" } else { "it belongs to CUDA's driver API" }
+    match functions::standing(name, None) {
+        Standing::Unknown => "this release does not know it",
+        _ if is_of_runtime(name) => "it returns cudaErrorNotSupported",
+        _ => "it returns CUDA_ERROR_NOT_SUPPORTED",
+    }
 }
 
 fn json(value: &impl Serialize) -> Outcome<String> {
@@ -175,6 +179,13 @@ mod tests {
             assert_eq!(library.names, rows.iter().filter(is_there).count(), "{}", library.library);
             assert!(library.supported.contains(&"cudaMalloc") && !library.unsupported.is_empty());
         }
+    }
+
+    #[test]
+    fn advice_says_what_a_call_comes_to() {
+        assert_eq!(advice("cudaIpcGetMemHandle"), "it returns cudaErrorNotSupported");
+        assert_eq!(advice("cuIpcGetMemHandle"), "it returns CUDA_ERROR_NOT_SUPPORTED");
+        assert_eq!(advice("cudaOfTomorrow"), "this release does not know it");
     }
 
     #[test]
