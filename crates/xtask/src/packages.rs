@@ -52,8 +52,10 @@ pub(crate) fn build(workspace: &Workspace, dist: &Path) -> Outcome<Vec<PathBuf>>
 
 /// Copies what the packages hold, without symbol tables; whether there is a plug-in.
 fn stage(dist: &Path, stage: &Path) -> Outcome<bool> {
+    for folder in ["bin", "lib", "verbs"].map(|folder| stage.join(folder)) {
+        std::fs::create_dir_all(&folder).doing(format_args!("making {}", folder.display()))?;
+    }
     let copy = |from: &Path, to: &Path| -> Outcome {
-        std::fs::create_dir_all(to.parent().unwrap_or(to)).doing(format_args!("making {}", to.display()))?;
         std::fs::copy(from, to).doing(format_args!("copying {}", from.display())).map(|_| ())
     };
     let strip = |file: &Path| finish(Command::new("strip").arg("--strip-unneeded").arg(file));
@@ -193,9 +195,10 @@ const EXPECTED: &[(&str, &str)] = &[
 ];
 
 /// Some files of each kind.
-const INSTALLED: [&str; 6] = [
+const INSTALLED: [&str; 7] = [
     "usr/bin/vgpu",
     "usr/lib/vgpu/libcudart.so.13",
+    "usr/lib/vgpu/libcuda.so",
     "usr/share/bash-completion/completions/vgpu",
     "usr/share/man/man1/vgpu-run.1.gz",
     "lib/systemd/system/vgpu-server@.service",
