@@ -10,14 +10,16 @@
 //! | `VGPU_LINK_TIMEOUT_MS` | after how long without a sign of life a server counts as lost; 2000 |
 //! | `VGPU_LOG` | `off`, `error`, `warn`, `info` or `debug` |
 //! | `CUDA_VISIBLE_DEVICES` | which of the devices the program sees, in which order |
+//! | `VGPU_RANK_POLICY` | which of these one rank of an MPI program sees: [`crate::rank`] |
 //! | `CUDA_LAUNCH_BLOCKING` | `1`: every launch waits for its kernel |
 
 use std::sync::OnceLock;
 
-use client::server_list::{self, Device, Server, Transport};
+use client::server_list::{Device, Named, Server, Transport};
 use transport::Address;
 
 use crate::log::{self, Level};
+use crate::rank::{LocalRank, Policy};
 
 /// What the user asked for.
 #[derive(Debug)]
@@ -62,36 +64,17 @@ impl Config {
 }
 
 fn devices(variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Target>, String> {
-    let default = match variable("VGPU_REMOTECALL") {
-        None => Transport::Auto,
-        Some(text) => Transport::parse(&text)
-            .ok_or_else(|| format!("VGPU_REMOTECALL={text}: expected rpc, tcp, ibv or auto"))?,
+    let default = Transport::by_default(variable)?;
+    let named = Named::find(variable)?;
+    let list = named.devices()?;
+    let all: Vec<Target> = list.into_iter().map(|device| target(device, default, &named.by)).collect();
+    let visible: Vec<Target> = match variable("CUDA_VISIBLE_DEVICES") {
+        None => all,
+        Some(text) => visible(&text, all.len()).into_iter().map(|index| all[index].clone()).collect(),
     };
-    let (named_by, text) = list_text(variable)?;
-    let list = server_list::parse(&text).map_err(|mistake| format!("{named_by}: {mistake}"))?;
-    if list.is_empty() {
-        return Err(format!("{named_by} names no server; try {named_by}=\"host:0\""));
-    }
-    let all: Vec<Target> = list.into_iter().map(|device| target(device, default, &named_by)).collect();
-    match variable("CUDA_VISIBLE_DEVICES") {
-        None => Ok(all),
-        Some(text) => Ok(visible(&text, all.len()).into_iter().map(|index| all[index].clone()).collect()),
-    }
-}
-
-/// Where the list stands, and the list.
-fn list_text(variable: &dyn Fn(&str) -> Option<String>) -> Result<(String, String), String> {
-    for name in ["VGPU_SERVER", "DSCUDA_SERVER"] {
-        if let Some(text) = variable(name) {
-            return Ok((name.to_owned(), text));
-        }
-    }
-    let Some(path) = variable("VGPU_SERVER_CONF") else {
-        return Err("no server is named; set VGPU_SERVER, as in VGPU_SERVER=\"host:0\"".to_owned());
-    };
-    let text = std::fs::read_to_string(&path).map_err(|error| format!("VGPU_SERVER_CONF={path}: {error}"))?;
-    let lines = text.lines().map(|line| line.split('#').next().unwrap_or(line));
-    Ok((format!("VGPU_SERVER_CONF={path}"), lines.collect::<Vec<_>>().join(" ").trim().to_owned()))
+    // Of what the user lets through: with CUDA_VISIBLE_DEVICES=2,3 the ranks share these two.
+    let part = Policy::read(variable)?.part(LocalRank::read(variable).as_ref(), visible.len())?;
+    Ok(visible[part].to_vec())
 }
 
 fn target(device: Device, default: Transport, named_by: &str) -> Target {
@@ -189,6 +172,24 @@ mod tests {
         assert_eq!(visible("-1", 3), [] as [usize; 0]);
         assert_eq!(visible("1,1", 3), [] as [usize; 0]);
         assert_eq!(visible("NoDevFiles", 3), [] as [usize; 0]);
+    }
+
+    #[test]
+    fn ranks_share_what_the_user_lets_through() {
+        let rank = |policy, visible| {
+            names(&read(&[
+                ("VGPU_SERVER", "a b c d"),
+                ("VGPU_RANK_POLICY", policy),
+                ("CUDA_VISIBLE_DEVICES", visible),
+                ("MPI_LOCALRANKID", "1"),
+                ("MPI_LOCALNRANKS", "2"),
+            ]))
+        };
+        assert_eq!(rank("all", "3,1"), ["d:40800", "b:40800"]);
+        assert_eq!(rank("roundrobin", "3,1"), ["b:40800"]);
+        assert_eq!(rank("block", "0,1,2,3"), ["c:40800", "d:40800"]);
+        let wrong = read(&[("VGPU_SERVER", "a"), ("VGPU_RANK_POLICY", "fair")]);
+        assert!(wrong.devices.unwrap_err().contains("fair"));
     }
 
     #[test]

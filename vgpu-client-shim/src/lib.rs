@@ -6,7 +6,8 @@
 //!
 //! Layout:
 //! * [`table`]: the functions behind the names, per library, from the lists in `symbols/`
-//! * `config`, `log`, `journal`: the environment, lines on standard error, the last of them
+//! * `config`, `rank`: the environment, the part of the devices that a rank of MPI sees
+//! * `log`, `journal`: lines on standard error, the last of them
 //! * `edge`: what the shapes of entry points may assume
 //! * `state`, `handles`, `registry`, `images`, `globals`: devices and threads; streams and events; what was registered
 //! * `graph`: graphs and captures, which live on this side only
@@ -28,6 +29,7 @@ mod journal;
 mod log;
 mod managed;
 mod process;
+mod rank;
 mod registry;
 mod runtime;
 mod state;

@@ -42,6 +42,10 @@ pub struct Options {
     #[arg(long, value_name = "PATH")]
     pub unix: Option<PathBuf>,
 
+    /// Serve the Unix socket alone: no TCP port is opened
+    #[arg(long, requires = "unix", conflicts_with_all = ["listen", "base_port"])]
+    pub unix_only: bool,
+
     /// What to log: error, warn, info, debug, or filters such as vgpu_server=debug
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "VGPU_LOG")]
     pub log: String,
@@ -69,6 +73,11 @@ pub struct Options {
     /// Seconds that clients have to finish after SIGTERM or Ctrl-C
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain_seconds: u64,
+
+    /// End at once, and remove the Unix socket and its folder, when standard input (a process descriptor or a pipe) is
+    /// readable or closed (started by `vgpu run --soft`)
+    #[arg(long, hide = true)]
+    pub lifeline: bool,
 
     /// Serve the one client whose socket is standard input (started by the daemon)
     #[arg(long, hide = true)]
@@ -143,6 +152,14 @@ mod tests {
     fn a_server_number_out_of_range_is_refused() {
         assert!(Options::try_parse_from(["vgpu-server", "-s", "64"]).is_err());
         assert!(Options::try_parse_from(["vgpu-server", "--driver", "no-such-thing"]).is_err());
+    }
+
+    #[test]
+    fn serving_the_unix_socket_alone_needs_one_and_no_address() {
+        let parse = |words: &[&str]| Options::try_parse_from([&["vgpu-server"], words].concat());
+        assert!(parse(&["--unix-only", "--unix", "/tmp/x"]).is_ok_and(|options| options.unix_only));
+        assert!(parse(&["--unix-only"]).is_err());
+        assert!(parse(&["--unix-only", "--unix", "/tmp/x", "--listen", "127.0.0.1"]).is_err());
     }
 
     #[test]

@@ -450,6 +450,65 @@ fn a_termination_lets_clients_finish_and_takes_no_new_ones() {
 }
 
 #[test]
+fn a_server_on_a_lifeline_opens_no_port_and_leaves_nothing_behind() {
+    let folder = tempfile::Builder::new().prefix("lifeline").tempdir().expect("a folder").keep();
+    let socket = folder.join("device.sock");
+    let mut process = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))
+        .args(["--driver", "null", "--unix-only", "--lifeline", "--unix"])
+        .arg(&socket)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program is there");
+    let mut said = BufReader::new(process.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    let (what, paste) = (said.next().expect("a line"), said.next().expect("a line"));
+    assert!(what.starts_with("Serving ") && what.ends_with("on a Unix socket."), "{what}");
+    assert!(paste.ends_with(&format!("export VGPU_SERVER=\"unix:{}\"", socket.display())), "{paste}");
+    let tcp = std::fs::read_dir(format!("/proc/{}/fd", process.id())).expect("Linux").filter_map(|entry| {
+        let target = std::fs::read_link(entry.ok()?.path()).ok()?.to_string_lossy().into_owned();
+        let inode = target.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned();
+        let listening = ["tcp", "tcp6"].map(|table| std::fs::read_to_string(format!("/proc/net/{table}")));
+        let is_tcp = |table: String| table.lines().any(|row| row.split_whitespace().nth(9) == Some(&inode));
+        listening.into_iter().flatten().any(is_tcp).then_some(inode)
+    });
+    assert_eq!(tcp.collect::<Vec<_>>(), [] as [String; 0], "no TCP socket");
+    let remote = Remote::connect(Address::Unix(socket), Transport::Auto, 0, Arc::new(quiet()), |_, _| true);
+    let remote = remote.expect("the server is up");
+    let session = remote.session().expect("a worker");
+    round_trip(&session).expect("a good link");
+    drop(process.stdin.take());
+    assert!(process.wait().expect("it runs").success(), "it does not wait for its client");
+    assert!(!folder.exists());
+    assert!(eventually(|| ContextCalls::cuCtxSynchronize(&*session) == Err(CuError::DEVICE_UNAVAILABLE)));
+}
+
+#[test]
+fn the_service_manager_learns_when_clients_can_come_and_when_no_more() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (notify, socket) = (folder.path().join("notify"), folder.path().join("device.sock"));
+    let manager = std::os::unix::net::UnixDatagram::bind(&notify).expect("a socket");
+    manager.set_read_timeout(Some(PATIENCE)).expect("a live socket");
+    let told = || {
+        let mut bytes = [0; 64];
+        let length = manager.recv(&mut bytes).expect("a line");
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    };
+    let mut process = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))
+        .args(["--driver", "null", "--unix-only", "--unix"])
+        .arg(&socket)
+        .env("NOTIFY_SOCKET", &notify)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the program is there");
+    assert_eq!(told(), "READY=1");
+    Remote::connect(Address::Unix(socket), Transport::Auto, 0, Arc::new(quiet()), |_, _| true)
+        .expect("it is ready");
+    kill("-TERM", i32::try_from(process.id()).expect("a pid"));
+    assert_eq!(told(), "STOPPING=1");
+    assert!(process.wait().expect("it runs").success());
+}
+
+#[test]
 fn a_port_that_is_taken_is_named_with_the_remedy() {
     let server = Server::start("null");
     let second = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))

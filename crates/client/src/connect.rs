@@ -63,6 +63,11 @@ impl Greeted {
         Ok(Greeted { link, frames, welcome })
     }
 
+    /// What the server said: the version that both speak, and the device's facts.
+    pub fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
     /// Asks for a worker whose window lies at `begin`; `Ok(None)` if the window cannot lie there.
     pub(crate) fn begin(&mut self, begin: &Begin, timeout: Duration) -> Result<Option<Began>, ConnectError> {
         self.link.send(&[&begin.frame()]).map_err(ConnectError::Link)?;

@@ -51,6 +51,43 @@ pub struct Mistake {
     reason: String,
 }
 
+/// The list of a process, before it is read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Named {
+    /// The variable or file that holds it, for messages.
+    pub by: String,
+    pub text: String,
+}
+
+impl Named {
+    /// Finds the list through `variable`: `VGPU_SERVER`, else `DSCUDA_SERVER`, else the file `VGPU_SERVER_CONF`, in which `#`
+    /// starts a comment. Or the line that says why there is none.
+    pub fn find(variable: &dyn Fn(&str) -> Option<String>) -> Result<Named, String> {
+        for name in ["VGPU_SERVER", "DSCUDA_SERVER"] {
+            if let Some(text) = variable(name) {
+                return Ok(Named { by: name.to_owned(), text });
+            }
+        }
+        let Some(path) = variable("VGPU_SERVER_CONF") else {
+            return Err("no server is named; set VGPU_SERVER, as in VGPU_SERVER=\"host:0\"".to_owned());
+        };
+        let text =
+            std::fs::read_to_string(&path).map_err(|error| format!("VGPU_SERVER_CONF={path}: {error}"))?;
+        let lines = text.lines().map(|line| line.split('#').next().unwrap_or(line));
+        let text = lines.collect::<Vec<_>>().join(" ").trim().to_owned();
+        Ok(Named { by: format!("VGPU_SERVER_CONF={path}"), text })
+    }
+
+    /// The devices, at least one; or what is wrong with the list and where.
+    pub fn devices(&self) -> Result<Vec<Device>, String> {
+        let list = parse(&self.text).map_err(|mistake| format!("{}: {mistake}", self.by))?;
+        if list.is_empty() {
+            return Err(format!("{0} names no server; try {0}=\"host:0\"", self.by));
+        }
+        Ok(list)
+    }
+}
+
 /// Reads a list; an empty one has no devices.
 pub fn parse(text: &str) -> Result<Vec<Device>, Mistake> {
     let mistake = |(at, reason)| Mistake { text: text.to_owned(), at, reason };
@@ -180,6 +217,15 @@ fn tokens<'a>(
 }
 
 impl Transport {
+    /// What `VGPU_REMOTECALL` asks for, for items that name no transport.
+    pub fn by_default(variable: &dyn Fn(&str) -> Option<String>) -> Result<Transport, String> {
+        match variable("VGPU_REMOTECALL") {
+            None => Ok(Transport::Auto),
+            Some(text) => Transport::parse(&text)
+                .ok_or_else(|| format!("VGPU_REMOTECALL={text}: expected rpc, tcp, ibv or auto")),
+        }
+    }
+
     /// The value of `VGPU_REMOTECALL`; `None` if it is not one.
     pub fn parse(text: &str) -> Option<Transport> {
         match text.trim().to_ascii_lowercase().as_str() {

@@ -8,17 +8,19 @@ use clap::Args;
 use crate::demo;
 use crate::dist;
 use crate::launch::{Launcher, Way};
+use crate::packages;
 use crate::plugin;
 use crate::samples::{self, Runtime, SAMPLES};
 use crate::servers::Servers;
-use crate::toolchain::{Mpi, Toolchain};
+use crate::tool;
+use crate::toolchain::{self, Mpi, Toolchain};
 use crate::verbs::{self, Mode};
 use crate::workspace::{Failure, Outcome, Workspace, finish, is_installed, step};
 
 /// Which checks run.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Options {
-    /// Only the checks whose name contains this word: format, lints, tests, dependencies, samples, programs, control, verbs
+    /// Only the checks whose name contains this word: format, lints, tests, dependencies, samples, programs, vgpu run, packages, control, verbs
     #[arg(long)]
     only: Option<String>,
     #[command(flatten)]
@@ -84,6 +86,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("samples on the software GPU", Check::Program(samples_on_soft_gpu)),
     ("programs on the software GPU", Check::Program(programs_on_soft_gpu)),
     ("programs through cudarc, on the software GPU's libcuda", Check::Program(programs_through_cudarc)),
+    ("vgpu run, on private software devices", Check::Program(tool::check)),
+    ("packages, installed on a machine without Rust", Check::Program(packages::check)),
     ("control: nothing passes on a driver that does nothing", Check::Program(negative_control)),
     ("verbs, in a virtual machine", Check::Verbs),
 ];
@@ -123,19 +127,7 @@ fn tests(workspace: &Workspace, toolchain: &Toolchain) -> Outcome {
 
 /// Licences, bans and sources by `deny.toml`, without the network. Compiling cargo-deny the first time takes minutes.
 fn dependencies(workspace: &Workspace, _: &Toolchain) -> Outcome {
-    let tools = workspace.root.join("target/tools");
-    let own = tools.join("bin/cargo-deny");
-    let deny = if is_installed("cargo-deny") {
-        "cargo-deny".into()
-    } else {
-        if !own.is_file() {
-            println!("==> installing cargo-deny {CARGO_DENY} into {}", tools.display());
-            let mut cargo = workspace.cargo();
-            cargo.args(["install", "--quiet", "--locked", "cargo-deny", "--version", CARGO_DENY, "--root"]);
-            finish(cargo.arg(&tools).arg("--target-dir").arg(tools.join("build")))?;
-        }
-        own
-    };
+    let deny = toolchain::CARGO_DENY.ready(workspace)?;
     finish(workspace.cargo().args(["fetch", "--locked"]))?;
     finish(workspace.command(deny).args(["--offline", "check", "licenses", "bans", "sources"]))
 }
@@ -221,5 +213,3 @@ fn way(runtime: Runtime) -> Way {
         Runtime::Static => Way::Preload,
     }
 }
-
-const CARGO_DENY: &str = "0.20.2";

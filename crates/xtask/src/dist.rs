@@ -2,12 +2,14 @@
 //!
 //! | folder | what |
 //! | --- | --- |
-//! | `bin` | the server, and the verbs plug-in where it can be built |
+//! | `bin` | `vgpu`, the server, and the verbs plug-in where it can be built |
 //! | `lib` | the client's libraries, for `LD_LIBRARY_PATH` and `LD_PRELOAD`; the plug-in again |
 //! | `lib/soft` | the software GPU as a CUDA driver, for programs on this machine |
+//! | `share` | manual pages and completions of `vgpu` |
 //! | `samples` | the examples, by MPI; under `static` with NVIDIA's runtime linked in |
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::plugin;
 use crate::samples;
@@ -17,7 +19,7 @@ use crate::workspace::{Doing, Outcome, Workspace, finish, relink, replace, step}
 /// Builds in release mode and fills the folder; answers it.
 pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome<PathBuf> {
     let dist = workspace.dist();
-    step("building the servers and the client's libraries", || {
+    step("building the tool, the servers and the client's libraries", || {
         let mut cargo = workspace.cargo();
         cargo.args(["build", "--release", "--locked"]);
         for product in PRODUCTS {
@@ -34,10 +36,20 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome<Pat
                 relink(&file, &folder.join(link))?;
             }
         }
+        pages(&dist)?;
         plugin::build(workspace, &dist)
     })?;
     step("compiling the samples", || samples::build(workspace, toolchain))?;
     Ok(dist)
+}
+
+/// Has `vgpu` describe itself; what an older one wrote goes.
+fn pages(dist: &Path) -> Outcome {
+    let share = dist.join("share");
+    if share.exists() {
+        std::fs::remove_dir_all(&share).doing(format_args!("removing {}", share.display()))?;
+    }
+    finish(Command::new(dist.join("bin/vgpu")).arg("pages").arg(&share))
 }
 
 /// What cargo builds, and where it goes.
@@ -49,6 +61,7 @@ struct Product {
 }
 
 const PRODUCTS: &[Product] = &[
+    Product { package: "vgpu-cli", artifact: "vgpu", path: "bin/vgpu", links: &[] },
     Product {
         package: "vgpu-server",
         artifact: "vgpu-server",

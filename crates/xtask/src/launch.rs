@@ -82,13 +82,9 @@ impl<'a> Launcher<'a> {
         ranks: u32,
     ) -> Outcome<Run> {
         let mut command = limited();
-        command.arg(format!("mpiexec.{}", mpi.name()));
+        command.args(mpi.starter(ranks)).envs(Mpi::ENVIRONMENT);
         match mpi {
             Mpi::OpenMpi => {
-                command.args(["--oversubscribe", "--bind-to", "none"]);
-                // Containers refuse the system call that this would use between ranks.
-                command.args(["--mca", "btl_vader_single_copy_mechanism", "none"]);
-                command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
                 for (name, value) in &self.environment(way) {
                     command.args(["-x", &format!("{name}={value}")]);
                 }
@@ -99,7 +95,7 @@ impl<'a> Launcher<'a> {
                 }
             }
         }
-        run(command.args(["-n", &ranks.to_string()]).arg(program).args(arguments))
+        run(command.arg(program).args(arguments))
     }
 
     /// What the servers said, to explain a failure.
@@ -109,6 +105,11 @@ impl<'a> Launcher<'a> {
 }
 
 impl Run {
+    /// Runs words as they stand, with what the starters of MPI want to be told.
+    pub(crate) fn of(words: &[&str]) -> Outcome<Run> {
+        run(limited().args(words).envs(Mpi::ENVIRONMENT))
+    }
+
     /// The fields of the line `<name>: VERIFIED ranks=4 devices=2 seconds=0.12`, if the program printed one.
     pub(crate) fn verdict(&self, name: &str) -> Option<Verdict> {
         let line = self.output.lines().find_map(|line| {

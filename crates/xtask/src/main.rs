@@ -7,15 +7,18 @@
 //! * [`plugin`]: the verbs plug-in, built where that is possible
 //! * [`samples`]: the programs under `examples/`, compiled
 //! * [`dist`]: `target/dist`, as a user would install it
+//! * [`packages`]: Debian packages of it, and their test
 //! * [`servers`]: daemons that end when we do
 //! * [`launch`]: one program run on these servers, and what it said
 //! * [`demo`]: the samples under both MPIs, as a table
 //! * [`bench`]: the product beside raw sockets
 //! * [`checks`]: what continuous integration runs
+//! * [`tool`]: of these, the check of `vgpu run`
 //! * [`verbs`]: of these, the check of the verbs transport
 //! * [`virtual_machine`]: a guest with RDMA devices in software
 //! * [`guest`]: what runs inside it
 //! * [`without_verbs`]: the product where there is no libibverbs
+//! * [`room`]: a machine with less on it than this one
 
 #![forbid(unsafe_code)]
 
@@ -26,9 +29,12 @@ mod demo;
 mod dist;
 mod guest;
 mod launch;
+mod packages;
 mod plugin;
+mod room;
 mod samples;
 mod servers;
+mod tool;
 mod toolchain;
 mod verbs;
 mod virtual_machine;
@@ -54,6 +60,8 @@ enum Task {
     Setup,
     /// Builds everything in release mode into target/dist
     Dist,
+    /// Builds everything and makes Debian packages in target/packages
+    Packages,
     /// Starts two servers, runs the samples under Open MPI and MPICH and prints what was verified
     Demo(demo::Options),
     /// Formatting, lints, tests, dependency checks, the samples, the negative control, and verbs in a virtual machine
@@ -84,6 +92,10 @@ fn run(workspace: &Workspace, task: Task) -> Outcome {
     match task {
         Task::Setup => toolchain::Toolchain::ready(workspace).map(|_| ()),
         Task::Dist => dist::build(workspace, &toolchain::Toolchain::ready(workspace)?).map(|_| ()),
+        Task::Packages => {
+            let dist = dist::build(workspace, &toolchain::Toolchain::ready(workspace)?)?;
+            packages::build(workspace, &dist).map(|_| ())
+        }
         Task::Demo(options) => demo::run(workspace, &options),
         Task::Test(options) => checks::run(workspace, &options),
         Task::Bench => bench::run(workspace),

@@ -5,9 +5,10 @@ use std::path::Path;
 use crate::debian::{self, Need, Probe};
 use crate::workspace::{Outcome, Workspace, finish, replace};
 
-/// The package of the workspace, and what cargo makes of it.
+/// The package of the workspace.
 pub(crate) const PACKAGE: &str = "verbs";
-const ARTIFACT: &str = "libvgpu_verbs.so";
+/// What cargo makes of it.
+pub(crate) const ARTIFACT: &str = "libvgpu_verbs.so";
 
 /// Installs what compiling the plug-in needs, or says what is missing. A workspace without the plug-in needs nothing.
 pub(crate) fn ready(workspace: &Workspace) -> Outcome {

@@ -75,6 +75,22 @@ impl Mpi {
         }
     }
 
+    /// What the starters are told beside their arguments; others do not look at it.
+    pub(crate) const ENVIRONMENT: [(&str, &str); 2] =
+        [("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")];
+
+    /// The starter of `ranks` ranks; options for it and the program follow.
+    pub(crate) fn starter(self, ranks: u32) -> Vec<String> {
+        let mut words = vec![format!("mpiexec.{}", self.name())];
+        if self == Mpi::OpenMpi {
+            words.extend(["--oversubscribe", "--bind-to", "none"].map(str::to_owned));
+            // Containers refuse the system call that this would use between ranks.
+            words.extend(["--mca", "btl_vader_single_copy_mechanism", "none"].map(str::to_owned));
+        }
+        words.extend(["-n".to_owned(), ranks.to_string()]);
+        words
+    }
+
     /// What a compiler must be told: the C interface of this MPI.
     pub(crate) fn compile_flags(self) -> Outcome<Vec<String>> {
         let text = match self {
@@ -91,6 +107,42 @@ impl Mpi {
         Ok(text.split_whitespace().filter(known).map(str::to_owned).collect())
     }
 }
+
+/// A helper of cargo, which cargo itself installs. Compiling it the first time takes minutes.
+pub(crate) struct Helper {
+    name: &'static str,
+    version: &'static str,
+    /// What is said to `cargo install` beside name and version.
+    features: &'static [&'static str],
+}
+
+impl Helper {
+    /// The program: one that is installed already, else our own under `target/tools`, built now if it is not there.
+    pub(crate) fn ready(&self, workspace: &Workspace) -> Outcome<PathBuf> {
+        if is_installed(self.name) {
+            return Ok(self.name.into());
+        }
+        let tools = workspace.root.join("target/tools");
+        let own = tools.join("bin").join(self.name);
+        if !own.is_file() {
+            let Self { name, version, features } = self;
+            println!("==> installing {name} {version} into {}", tools.display());
+            let mut cargo = workspace.cargo();
+            cargo.args(["install", "--quiet", "--locked", name, "--version", version]).args(*features);
+            finish(cargo.arg("--root").arg(&tools).arg("--target-dir").arg(tools.join("build")))?;
+        }
+        Ok(own)
+    }
+}
+
+pub(crate) const CARGO_DENY: Helper = Helper { name: "cargo-deny", version: "0.20.2", features: &[] };
+
+/// Without a compressor in C: gzip is read by every dpkg.
+pub(crate) const CARGO_DEB: Helper = Helper {
+    name: "cargo-deb",
+    version: "3.8.0",
+    features: &["--no-default-features", "--features", "gzip"],
+};
 
 /// Wheels of one folder.
 struct Wheels {

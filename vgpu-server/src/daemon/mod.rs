@@ -3,12 +3,14 @@
 //! It never opens the device. Enumeration is answered from facts that a helper process read at start, so that many
 //! ranks that only look cost no context.
 
+mod manager;
 pub mod probe;
 pub mod worker_process;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +19,13 @@ use clap::ValueEnum;
 use proto::DeviceFacts;
 use proto::frame::Header;
 use proto::handshake::{Begin, GREETING_LIMIT, Hello, Refusal, Welcome};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::options::Options;
@@ -70,18 +75,19 @@ pub fn run(options: Options) -> Result<(), String> {
 async fn serve(options: Arc<Options>, facts: Arc<DeviceFacts>) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("SIGTERM: {error}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("SIGINT: {error}"))?;
-    let listeners = listen(&options).await?;
+    let mut lifeline = if options.lifeline { Some(lifeline()?) } else { None };
+    let (first, second) = if options.unix_only { (None, None) } else { listen(&options).await? };
     let unix = match &options.unix {
         Some(path) => Some(listen_unix(path)?),
         None => None,
     };
     announce(&options, &facts);
-    let (first, mut second) = (listeners.0, listeners.1);
+    manager::tell("READY=1");
     let mut sessions = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = first.accept() => take(accepted, &mut sessions, &options, &facts),
-            accepted = accept_opt(second.as_mut()) => take(accepted, &mut sessions, &options, &facts),
+            accepted = accept_opt(first.as_ref()) => take(accepted, &mut sessions, &options, &facts),
+            accepted = accept_opt(second.as_ref()) => take(accepted, &mut sessions, &options, &facts),
             accepted = accept_unix(unix.as_ref()) => match accepted {
                 Ok(stream) => {
                     sessions.spawn(session(Client::Unix(stream), "a local program".into(), Arc::clone(&options), Arc::clone(&facts)));
@@ -91,12 +97,22 @@ async fn serve(options: Arc<Options>, facts: Arc<DeviceFacts>) -> Result<(), Str
             Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            () = cut(lifeline.as_mut()) => {
+                // Nobody is left to finish for: workers end with their Child handles.
+                sessions.shutdown().await;
+                break;
+            }
         }
     }
+    manager::tell("STOPPING=1");
     drop((first, second, unix));
     if let Some(path) = &options.unix {
         // It may be gone already.
         let _ = std::fs::remove_file(path);
+        if let Some(folder) = path.parent().filter(|_| options.lifeline) {
+            // The folder was made for this program's sockets; while one is left this fails, and its server comes last.
+            let _ = std::fs::remove_dir(folder);
+        }
     }
     drain(&options, sessions, &mut terminate, &mut interrupt).await;
     Ok(())
@@ -125,7 +141,32 @@ async fn drain(
     sessions.shutdown().await;
 }
 
-async fn listen(options: &Options) -> Result<(TcpListener, Option<TcpListener>), String> {
+/// Standard input, whose end is ours: ready when it is.
+fn lifeline() -> Result<oneshot::Receiver<()>, String> {
+    let (cut, lifeline) = oneshot::channel();
+    let wait = || {
+        let stdin = rustix::stdio::stdin();
+        // A process descriptor is readable when its process has ended, a pipe at its end.
+        let mut watched = [PollFd::new(&stdin, PollFlags::IN)];
+        while matches!(poll(&mut watched, None), Err(Errno::INTR)) {}
+        drop(cut);
+    };
+    let thread = std::thread::Builder::new().name("lifeline".into()).spawn(wait);
+    thread.map(|_| lifeline).map_err(|error| format!("--lifeline: starting its thread: {error}"))
+}
+
+async fn cut(lifeline: Option<&mut oneshot::Receiver<()>>) {
+    match lifeline {
+        // Nothing is ever sent: the other end is dropped.
+        Some(lifeline) => drop(lifeline.await),
+        None => std::future::pending().await,
+    }
+}
+
+/// What listens on TCP: one address, and where none is given the second address of this machine itself.
+type Listeners = (Option<TcpListener>, Option<TcpListener>);
+
+async fn listen(options: &Options) -> Result<Listeners, String> {
     let port = options.port();
     let bind = async |ip: IpAddr| {
         let address = SocketAddr::new(ip, port);
@@ -140,17 +181,17 @@ async fn listen(options: &Options) -> Result<(TcpListener, Option<TcpListener>),
                     "whoever reaches {ip}:{port} can use this device: there is no authentication yet"
                 );
             }
-            Ok((bind(ip).await?, None))
+            Ok((Some(bind(ip).await?), None))
         }
         None => {
             let v4 = bind(IpAddr::V4(Ipv4Addr::LOCALHOST)).await?;
             // A machine without IPv6 is served all the same.
-            Ok((v4, bind(IpAddr::V6(Ipv6Addr::LOCALHOST)).await.ok()))
+            Ok((Some(v4), bind(IpAddr::V6(Ipv6Addr::LOCALHOST)).await.ok()))
         }
     }
 }
 
-fn listen_unix(path: &std::path::Path) -> Result<UnixListener, String> {
+fn listen_unix(path: &Path) -> Result<UnixListener, String> {
     // A socket file that nobody listens on any more is left by a server that was killed.
     if std::os::unix::net::UnixStream::connect(path).is_err() {
         let _ = std::fs::remove_file(path);
@@ -158,6 +199,7 @@ fn listen_unix(path: &std::path::Path) -> Result<UnixListener, String> {
     UnixListener::bind(path).map_err(|error| format!("listening on {}: {error}", path.display()))
 }
 
+/// Says what is served and the lines to paste; the first line tells who started us that clients can come.
 fn announce(options: &Options, facts: &DeviceFacts) {
     let host = match options.listen {
         Some(ip) if !ip.is_unspecified() => ip.to_string(),
@@ -167,21 +209,23 @@ fn announce(options: &Options, facts: &DeviceFacts) {
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     let base =
         if options.base_port == proto::BASE_PORT { String::new() } else { format!("@{}", options.base_port) };
+    let tcp = (!options.unix_only).then(|| format!("{host}{base}:{}", options.id));
+    let unix = options.unix.as_ref().map(|path| format!("unix:{}", path.display()));
+    let place = if options.unix_only { "a Unix socket".into() } else { format!("port {}", options.port()) };
     let mut line = format!(
-        "Serving {} ({} MiB, driver {}) on port {}.\nOn the client:  export VGPU_SERVER=\"{host}{base}:{}\"\n",
+        "Serving {} ({} MiB, driver {}) on {place}.\n",
         facts.name,
         facts.total_memory >> 20,
         options.driver,
-        options.port(),
-        options.id
     );
-    if let Some(path) = &options.unix {
-        line += &format!("          or:  export VGPU_SERVER=\"unix:{}\"\n", path.display());
+    for (word, item) in ["On the client:", "          or:"].into_iter().zip([tcp, unix].into_iter().flatten())
+    {
+        line += &format!("{word}  export VGPU_SERVER=\"{item}\"\n");
     }
     print!("{line}");
 }
 
-async fn accept_opt(listener: Option<&mut TcpListener>) -> std::io::Result<(TcpStream, SocketAddr)> {
+async fn accept_opt(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, SocketAddr)> {
     match listener {
         Some(listener) => listener.accept().await,
         None => std::future::pending().await,

@@ -1,0 +1,106 @@
+//! The variables with which a program is started.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use crate::failure::Outcome;
+use crate::libraries::{Libraries, MAJORS};
+
+/// Variables and their values, in the order in which they are shown.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Variables(pub(crate) Vec<(&'static str, OsString)>);
+
+impl Variables {
+    /// What a program needs that uses `majors` of the runtime (both if that is not known), beside what `current` holds.
+    ///
+    /// Both lists of the loader are needed: LD_PRELOAD comes before a program's RPATH and brings us into programs with a
+    /// static runtime; LD_LIBRARY_PATH serves those that open a library by name later.
+    pub(crate) fn new(
+        libraries: &Libraries,
+        majors: &[u32],
+        list: Option<&str>,
+        summary: bool,
+        current: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Outcome<Variables> {
+        let majors = if majors.is_empty() { &MAJORS } else { majors };
+        let mut preload: Vec<PathBuf> =
+            majors.iter().map(|major| libraries.cudart(*major)).collect::<Result<_, _>>()?;
+        preload.extend(libraries.optional("libcuda.so.1"));
+        let preload: Vec<OsString> = preload.into_iter().map(OsString::from).collect();
+        let folder = [libraries.folder.clone().into_os_string()];
+        let mut variables = Vec::new();
+        if let Some(list) = list {
+            variables.push(("VGPU_SERVER", OsString::from(list)));
+        }
+        variables.push(("LD_PRELOAD", before(&preload, current("LD_PRELOAD"), b": ")));
+        variables.push(("LD_LIBRARY_PATH", before(&folder, current("LD_LIBRARY_PATH"), b":")));
+        if summary {
+            variables.push(("VGPU_LOG", OsString::from("summary")));
+        }
+        Ok(Variables(variables))
+    }
+}
+
+/// `first` before the entries that are there already, which are not repeated.
+fn before(first: &[OsString], there: Option<OsString>, separators: &[u8]) -> OsString {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let there = there.unwrap_or_default();
+    let entries = there.as_bytes().split(|byte| separators.contains(byte)).map(OsStr::from_bytes);
+    // In LD_LIBRARY_PATH an empty entry among others is the working folder: it stays.
+    let counts = |entry: &&OsStr| !entry.is_empty() || (separators == b":" && !there.is_empty());
+    let others = entries.filter(counts).filter(|entry| !first.iter().any(|ours| ours == entry));
+    let all: Vec<&[u8]> = first.iter().map(OsString::as_os_str).chain(others).map(OsStr::as_bytes).collect();
+    OsString::from_vec(all.join(&b':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn libraries(names: &[&str]) -> (tempfile::TempDir, Libraries) {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let libraries = Libraries { folder: folder.path().to_path_buf() };
+        (folder, libraries)
+    }
+
+    fn text(variables: &Variables, name: &str) -> Option<String> {
+        let found = variables.0.iter().find(|(n, _)| *n == name);
+        found.map(|(_, value)| value.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn ours_stand_before_what_is_there_and_never_twice() {
+        let (folder, libraries) = libraries(&["libcudart.so.12", "libcudart.so.13"]);
+        let folder = folder.path().display();
+        let current = |name: &str| match name {
+            "LD_PRELOAD" => Some(format!("/x/libasan.so {folder}/libcudart.so.13").into()),
+            "LD_LIBRARY_PATH" => Some(format!("/opt/lib::{folder}:/usr/lib").into()),
+            _ => None,
+        };
+        let variables = Variables::new(&libraries, &[13], Some("a:0 b:0"), false, &current).unwrap();
+        assert_eq!(text(&variables, "LD_PRELOAD"), Some(format!("{folder}/libcudart.so.13:/x/libasan.so")));
+        assert_eq!(text(&variables, "LD_LIBRARY_PATH"), Some(format!("{folder}:/opt/lib::/usr/lib")));
+        assert_eq!(text(&variables, "VGPU_SERVER").as_deref(), Some("a:0 b:0"));
+        assert_eq!(text(&variables, "VGPU_LOG"), None);
+    }
+
+    #[test]
+    fn without_a_known_major_both_are_preloaded_and_a_driver_library_too() {
+        let (folder, libraries) = libraries(&["libcudart.so.12", "libcudart.so.13", "libcuda.so.1"]);
+        let folder = folder.path().display();
+        let variables = Variables::new(&libraries, &[], None, true, &|_| None).unwrap();
+        let expected = format!("{folder}/libcudart.so.12:{folder}/libcudart.so.13:{folder}/libcuda.so.1");
+        assert_eq!(text(&variables, "LD_PRELOAD"), Some(expected));
+        assert_eq!(text(&variables, "VGPU_LOG").as_deref(), Some("summary"));
+        assert_eq!(text(&variables, "VGPU_SERVER"), None);
+    }
+
+    #[test]
+    fn a_library_that_is_missing_is_said_before_the_loader_says_it() {
+        let (_folder, libraries) = libraries(&["libcudart.so.12"]);
+        assert!(Variables::new(&libraries, &[13], None, false, &|_| None).is_err());
+    }
+}

@@ -1,0 +1,78 @@
+//! Greets the servers of a list. A greeting costs a server no context.
+
+use std::time::{Duration, Instant};
+
+use client::Environment;
+use client::connect::{ConnectError, Greeted};
+use client::server_list::{Named, Transport};
+use proto::DeviceFacts;
+use transport::{Address, SocketLink};
+
+/// Where a device of the list is.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) address: Address,
+    pub(crate) transport: Transport,
+}
+
+/// What a server said.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) facts: DeviceFacts,
+    /// Of the protocol.
+    pub(crate) version: u16,
+    /// From a question to its answer, the shortest of some.
+    pub(crate) round_trip: Duration,
+}
+
+/// The list that option `-s` or the environment names, and by which word.
+pub(crate) fn named(option: Option<&str>) -> Result<Named, String> {
+    match option {
+        Some(text) => Ok(Named { by: "-s".to_owned(), text: text.to_owned() }),
+        None => Named::find(&variable),
+    }
+}
+
+/// The devices of a list, in order.
+pub(crate) fn places(named: &Named) -> Result<Vec<Place>, String> {
+    let default = Transport::by_default(&variable)?;
+    let first = named.devices()?.into_iter().filter_map(|device| device.servers.into_iter().next());
+    Ok(first
+        .map(|server| Place { address: server.address, transport: server.transport.unwrap_or(default) })
+        .collect())
+}
+
+/// A variable of the environment, as text.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|text| text.to_string_lossy().into_owned())
+}
+
+/// Greets all servers at once.
+pub(crate) fn greet_all(places: &[Place], times: u32) -> Vec<Result<Answer, ConnectError>> {
+    let what = format!("greeting {} servers", places.len());
+    crate::progress::during(&what, || {
+        std::thread::scope(|scope| {
+            let greeting: Vec<_> =
+                places.iter().map(|place| scope.spawn(move || greet(&place.address, times))).collect();
+            let joined = greeting.into_iter().map(|greeting| greeting.join());
+            joined.map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
+    })
+}
+
+/// Greets a server `times` times, over a new connection each time, and keeps the shortest round trip.
+fn greet(address: &Address, times: u32) -> Result<Answer, ConnectError> {
+    let limits = Environment::default();
+    let mut best: Option<Answer> = None;
+    for _ in 0..times.max(1) {
+        let link = SocketLink::connect(address, limits.connect_timeout, limits.link_timeout)
+            .map_err(ConnectError::Link)?;
+        let start = Instant::now();
+        let greeted = Greeted::new(Box::new(link), limits.connect_timeout)?;
+        let round_trip = start.elapsed();
+        let welcome = greeted.welcome();
+        let shortest = best.map_or(round_trip, |best| best.round_trip.min(round_trip));
+        best = Some(Answer { facts: welcome.facts.clone(), version: welcome.version, round_trip: shortest });
+    }
+    Ok(best.expect("greeted at least once"))
+}
