@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::demo;
 use crate::dist;
+use crate::driver;
 use crate::launch::{Launcher, Way};
 use crate::packages;
 use crate::plugin;
@@ -86,6 +87,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("samples on the software GPU", Check::Program(samples_on_soft_gpu)),
     ("programs on the software GPU", Check::Program(programs_on_soft_gpu)),
     ("programs through cudarc, on the software GPU's libcuda", Check::Program(programs_through_cudarc)),
+    ("driver API: programs over TCP, through cudarc, and over Unix sockets", Check::Program(driver::check)),
     ("vgpu run, on private software devices", Check::Program(tool::check)),
     ("packages, installed on a machine without Rust", Check::Program(packages::check)),
     ("control: nothing passes on a driver that does nothing", Check::Program(negative_control)),
@@ -184,6 +186,10 @@ fn negative_control(workspace: &Workspace, dist: &Path) -> Outcome {
         let run = launcher.alone(&samples::test(dist, &name, runtime), way(runtime))?;
         let refused = !run.succeeded && run.output.contains(": expected ");
         runs.push((format!("{name}, {}", runtime.name()), refused, run));
+    }
+    for (name, run) in driver::runs(workspace, dist, &launcher)? {
+        let refused = !run.succeeded && run.output.contains(": expected ");
+        runs.push((format!("{name}, driver API"), refused, run));
     }
     let wrong: Vec<String> = runs
         .iter()

@@ -95,6 +95,12 @@ const PRODUCTS: &[Product] = &[
         links: &["libcuda.so"],
     },
     Product {
+        package: "cudarc-saxpy",
+        artifact: "cudarc-saxpy",
+        path: "samples/driver/cudarc_saxpy",
+        links: &[],
+    },
+    Product {
         package: "soft-gpu-cuda",
         artifact: "libsoft_cuda.so",
         path: "lib/soft/libcuda.so.1",

@@ -13,6 +13,7 @@
 //! * [`demo`]: the samples under both MPIs, as a table
 //! * [`bench`]: the product beside raw sockets
 //! * [`checks`]: what continuous integration runs
+//! * [`driver`]: of these, the programs of the driver API
 //! * [`tool`]: of these, the check of `vgpu run`
 //! * [`verbs`]: of these, the check of the verbs transport
 //! * [`virtual_machine`]: a guest with RDMA devices in software
@@ -27,6 +28,7 @@ mod checks;
 mod debian;
 mod demo;
 mod dist;
+mod driver;
 mod guest;
 mod launch;
 mod packages;

@@ -63,6 +63,71 @@ pub(crate) fn tests(workspace: &Workspace) -> Outcome<Vec<String>> {
     Ok(names)
 }
 
+/// Where a program of the driver API lies.
+pub(crate) fn driver_program(dist: &Path, name: &str) -> PathBuf {
+    dist.join("samples/driver").join(name)
+}
+
+/// The programs of the driver API, in C++ and CUDA C++.
+pub(crate) fn driver_programs(workspace: &Workspace) -> Outcome<Vec<String>> {
+    let mut names: Vec<String> = driver_sources(workspace)?
+        .iter()
+        .filter_map(|source| source.file_stem().map(|stem| stem.to_string_lossy().into_owned()))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Whether a program of the driver API is one for several ranks.
+pub(crate) fn is_for_ranks(name: &str) -> bool {
+    name.ends_with("_mpi")
+}
+
+fn driver_sources(workspace: &Workspace) -> Outcome<Vec<PathBuf>> {
+    let mut sources = Vec::new();
+    for entry in std::fs::read_dir(workspace.root.join("examples/driver")).doing("reading examples/driver")? {
+        let path = entry.doing("reading examples/driver")?.path();
+        let is_program = path.extension().is_some_and(|extension| extension == "cu" || extension == "cpp");
+        if is_program && path.file_stem().is_some_and(|stem| stem != KERNELS) {
+            sources.push(path);
+        }
+    }
+    Ok(sources)
+}
+
+/// The kernels of the driver API's programs, which load them from files beside themselves.
+const KERNELS: &str = "kernels";
+
+fn driver_jobs(workspace: &Workspace, dist: &Path) -> Outcome<Vec<Job>> {
+    let folder = workspace.root.join("examples/driver");
+    let kernels = folder.join(KERNELS).with_extension("cu");
+    let mut jobs = Vec::new();
+    for (extension, flag) in [("ptx", "-ptx"), ("fatbin", "-fatbin")] {
+        jobs.push(Job {
+            program: driver_program(dist, KERNELS).with_extension(extension),
+            sources: vec![kernels.clone()],
+            runtime: Runtime::Shared,
+            flags: vec![flag.to_owned(), "-arch=compute_80".to_owned()],
+        });
+    }
+    let lib = dist.join("lib").display().to_string();
+    for source in driver_sources(workspace)? {
+        let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let mut flags = vec![format!("-L{lib}"), "-lcuda".to_owned(), "-Xcompiler=-pthread".to_owned()];
+        if is_for_ranks(&name) {
+            flags.extend(Mpi::OpenMpi.compile_flags()?);
+        }
+        let program = driver_program(dist, &name);
+        jobs.push(Job {
+            program,
+            sources: vec![source, folder.join("driver.h")],
+            runtime: Runtime::Shared,
+            flags,
+        });
+    }
+    Ok(jobs)
+}
+
 /// Compiles all samples and tests that are older than their sources.
 pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome {
     let dist = workspace.dist();
@@ -89,6 +154,7 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome {
             });
         }
     }
+    jobs.extend(driver_jobs(workspace, &dist)?);
     jobs.retain(|job| !job.is_current());
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
