@@ -33,6 +33,15 @@ fn build(key: u32) {
             fingerprint(all.iter().copied())
         )
         .expect("a String takes all");
+        if library.key == own.key {
+            writeln!(
+                names,
+                "/// The names and their fingerprint, of the library itself.\n\
+                 #[allow(dead_code, reason = \"libraries that redirect use the names of their majors\")]\n\
+                 pub(crate) const OWN: (usize, u64) = (NAMES_{key}.len(), FINGERPRINT_{key});"
+            )
+            .expect("a String takes all");
+        }
     }
     write(&out.join("entries.s"), &assembly);
     write(&out.join("names.rs"), &names);

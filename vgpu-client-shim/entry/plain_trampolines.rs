@@ -17,5 +17,6 @@ pub static vgpu_client_library: u32 = 1;
 
 /// Called by a trampoline whose table is not there yet; answers the table of `key`.
 extern "C" fn open(key: u32) -> *const *const () {
-    vgpu_entry::open_core(&raw const vgpu_client_library, key, names::NAMES_100.len(), names::FINGERPRINT_100)
+    let (count, fingerprint) = names::OWN;
+    vgpu_entry::open_core(&raw const vgpu_client_library, key, count, fingerprint)
 }

@@ -14,7 +14,7 @@
 //! * `managed`: memory that both sides reach at the same address
 //! * `process`: what the client crate needs of this process: threads, address space, fork, exit
 //! * `runtime`: the chapters of the runtime API: `device memory stream event launch ...`
-//! * `driver`: those of the driver API
+//! * `driver`: those of the driver API; `nvml`: the management library
 
 #![allow(non_snake_case, reason = "entry points keep the names of CUDA")]
 
@@ -28,6 +28,7 @@ mod images;
 mod journal;
 mod log;
 mod managed;
+mod nvml;
 mod process;
 mod rank;
 mod registry;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vgpu_entry::{CORE_ABI, CoreTable};
 
-use crate::{driver, runtime};
+use crate::{driver, nvml, runtime};
 
 include!(concat!(env!("OUT_DIR"), "/table.rs"));
 
@@ -31,6 +31,7 @@ macro_rules! table {
 table!(CUDART_12, 12, ENTRIES_12, FINGERPRINT_12);
 table!(CUDART_13, 13, ENTRIES_13, FINGERPRINT_13);
 table!(CUDA, 100, ENTRIES_100, FINGERPRINT_100);
+table!(NVML, 101, ENTRIES_101, FINGERPRINT_101);
 
 /// The only export of the core: the table of a library by its key in `symbols/list.rs`, NULL for one that we do not
 /// have.
@@ -40,6 +41,7 @@ pub extern "C" fn vgpu_core_v1(library: c_int) -> *const CoreTable {
         12 => &raw const CUDART_12,
         13 => &raw const CUDART_13,
         100 => &raw const CUDA,
+        101 => &raw const NVML,
         _ => std::ptr::null(),
     }
 }
@@ -47,6 +49,12 @@ pub extern "C" fn vgpu_core_v1(library: c_int) -> *const CoreTable {
 /// The function of the driver at a place of `symbols/cuda.txt`.
 pub(crate) fn driver_function(place: usize) -> Option<*const ()> {
     ENTRIES_100.get(place).map(|entry| entry.0)
+}
+
+/// Notes, for those who want to know, that a function is not supported: what is asked of NVML is no part of a computation.
+pub(crate) fn note_unsupported(place: usize) {
+    crate::config::config();
+    crate::log::debug(format_args!("{} is not supported", UNSUPPORTED[place]));
 }
 
 /// Says once that a function is not supported.

@@ -16,7 +16,7 @@ struct Library {
     root: &'static str,
 }
 
-const LIBRARIES: [Library; 3] = [
+const LIBRARIES: [Library; 4] = [
     Library {
         key: 12,
         soname: "libcudart.so.12",
@@ -40,6 +40,14 @@ const LIBRARIES: [Library; 3] = [
         list: "cuda.txt",
         column: 1,
         root: "driver",
+    },
+    Library {
+        key: 101,
+        soname: "libnvidia-ml.so.1",
+        artifact: "libvgpu_nvml.so",
+        list: "nvml.txt",
+        column: 0,
+        root: "nvml",
     },
 ];
 

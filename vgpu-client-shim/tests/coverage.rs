@@ -70,10 +70,11 @@ fn counts(rows: &[Row<'_>], column: usize) -> [usize; 3] {
 fn page() -> String {
     let runtime = rows(include_str!("../symbols/cudart.txt"));
     let driver = rows(include_str!("../symbols/cuda.txt"));
+    let management = rows(include_str!("../symbols/nvml.txt"));
     let mut page = String::from(
         "# What of NVIDIA's libraries is there\n\n\
          Every name that NVIDIA's libraries export exists, with its own symbol version. What is not supported logs its name once\n\
-         and answers `cudaErrorNotSupported` or `CUDA_ERROR_NOT_SUPPORTED` (801); where a network makes something\n\
+         and answers `cudaErrorNotSupported` or `CUDA_ERROR_NOT_SUPPORTED` (801), NVML quietly `NVML_ERROR_NOT_SUPPORTED`; where a network makes something\n\
          impossible, the line says why and what to do instead.\n\n\
          | library | names | supported | partial |\n| --- | --- | --- | --- |\n",
     );
@@ -81,6 +82,7 @@ fn page() -> String {
         ("libcudart.so.12 (12.9)", counts(&runtime, 0)),
         ("libcudart.so.13 (13.5)", counts(&runtime, 1)),
         ("libcuda.so.1 (12.9 and 13.5)", counts(&driver, 1)),
+        ("libnvidia-ml.so.1 (12.9 and 13)", counts(&management, 0)),
     ];
     for (library, [names, supported, partial]) in libraries {
         writeln!(page, "| {library} | {names} | {supported} | {partial} |").unwrap();
@@ -103,6 +105,11 @@ fn page() -> String {
         let (major, minor) = (version / 1000, version % 1000 / 10);
         let status = Status::of(row.answers[1], row.reason).word();
         writeln!(page, "| `{}` | {major}.{minor} | {status} | {} |", row.name, note(row)).unwrap();
+    }
+    page.push_str("\n## The management library\n\n| function | status | note |\n| --- | --- | --- |\n");
+    for row in &management {
+        let status = Status::of(row.answers[0], row.reason).word();
+        writeln!(page, "| `{}` | {status} | {} |", row.name, note(row)).unwrap();
     }
     page
 }

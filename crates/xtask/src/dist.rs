@@ -95,6 +95,12 @@ const PRODUCTS: &[Product] = &[
         links: &["libcuda.so"],
     },
     Product {
+        package: "vgpu-nvml",
+        artifact: "libvgpu_nvml.so",
+        path: "lib/libnvidia-ml.so.1",
+        links: &["libnvidia-ml.so"],
+    },
+    Product {
         package: "cudarc-saxpy",
         artifact: "cudarc-saxpy",
         path: "samples/driver/cudarc_saxpy",

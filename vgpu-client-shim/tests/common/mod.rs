@@ -23,6 +23,8 @@ pub(crate) fn shim_folder() -> &'static Path {
             "vgpu-cudart13",
             "-p",
             "vgpu-cuda",
+            "-p",
+            "vgpu-nvml",
         ]);
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
         let status = build.status().expect("cargo runs, it has started this test");
