@@ -133,6 +133,9 @@ static void loops()
         EXPECT(got == expected, "%u steps from %u, not %u", got, start, expected);
     }
 
+    cudaGraphExec_t second;
+    EXPECT(cudaGraphInstantiate(&second, graph, 0) != cudaSuccess, "one executable graph at a time");
+
     // A value belongs to one node; such a graph is nobody's child and has no clone; its bodies belong to it.
     cudaGraph_t other, *nothing;
     CHECK(cudaGraphCreate(&other, 0));

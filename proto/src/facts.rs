@@ -30,6 +30,8 @@ pub struct FunctionFacts {
     pub name: String,
     /// Size in bytes of each parameter, by ordinal. Values travel in this order, without padding.
     pub parameters: Vec<u32>,
+    /// Where each parameter lies in a buffer that holds them as the kernel's code sees them (`cuFuncGetParamInfo`).
+    pub offsets: Vec<u32>,
     /// `attributes[n]` is `CUfunction_attribute` number `n`.
     pub attributes: Vec<i32>,
     /// Why the kernel cannot run on this device, in one line; `None` if it can.

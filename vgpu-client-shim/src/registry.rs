@@ -425,8 +425,14 @@ impl Kernel {
 
 impl Function {
     /// The parameter values by ordinal, from a buffer that has them as the kernel's code sees them.
-    pub(crate) fn unpack(&self, _packed: &[u8]) -> CuResult<Vec<u8>> {
-        Err(CuError::NOT_SUPPORTED)
+    pub(crate) fn unpack(&self, packed: &[u8]) -> CuResult<Vec<u8>> {
+        let mut values = Vec::with_capacity(packed.len());
+        for (size, offset) in self.facts.parameters.iter().zip(&self.facts.offsets) {
+            let (size, offset) = (*size as usize, *offset as usize);
+            let value = offset.checked_add(size).and_then(|end| packed.get(offset..end));
+            values.extend(value.ok_or(CuError::INVALID_VALUE)?);
+        }
+        Ok(values)
     }
 }
 

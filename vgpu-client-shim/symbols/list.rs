@@ -65,7 +65,9 @@ fn lines(path: &std::path::Path) -> Vec<Symbol> {
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
-            let mut words = line.split_whitespace().map(str::to_owned);
+            // What stands behind # says why a function is only partly there.
+            let columns = line.split('#').next().unwrap_or(line);
+            let mut words = columns.split_whitespace().map(str::to_owned);
             let name = words.next().expect("no empty lines");
             Symbol { name, columns: words.collect() }
         })

@@ -1,7 +1,9 @@
-//! Names that only the newest headers have, or that differ between the majors, in C and on the null device.
+//! Names that only the newest headers have, or that differ between the majors, in C, on the null device mostly.
 
 #[allow(dead_code, reason = "each test program uses its part of the helpers")]
 mod common;
+
+use std::path::Path;
 
 use common::{Server, compile, run, shim_folder};
 
@@ -23,16 +25,68 @@ extern E cudaStreamCreate(S *), cudaStreamDestroy(S), cudaStreamSynchronize(S), 
 fn passes(major: u32, lines: usize, body: &str) {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), "null");
+    passes_on(&server.list, folder.path(), major, lines, body);
+}
+
+/// The same on servers that run.
+#[track_caller]
+fn passes_on(servers: &str, folder: &Path, major: u32, lines: usize, body: &str) {
     let library = shim_folder().join(format!("libcudart.so.{major}"));
     let source = format!("{HEADER}\n{body}");
-    let Some(program) = compile(folder.path(), "program", &source, &[library.to_str().unwrap(), "-O1", "-w"])
-    else {
+    let Some(program) = compile(folder, "program", &source, &[library.to_str().unwrap(), "-O1", "-w"]) else {
         return;
     };
     let path = ("LD_LIBRARY_PATH", shim_folder().to_str().unwrap());
-    let ran = run(&program, &[path, ("VGPU_SERVER", &server.list)]);
+    let ran = run(&program, &[path, ("VGPU_SERVER", servers)]);
     assert_eq!((ran.stdout.as_str(), ran.status), ("done\n", Some(0)), "{}", ran.stderr);
     assert_eq!(ran.stderr.lines().count(), lines, "{}", ran.stderr);
+}
+
+#[test]
+fn boxes_and_arrays_go_from_device_to_device() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    // The null device has no arrays.
+    let servers = folders.each_ref().map(|folder| Server::start(folder.path(), "soft"));
+    let list = format!("{} {}", servers[0].list, servers[1].list);
+    let body = r#"
+        typedef struct { void *at; size pitch, x, y; } Pointer;
+        typedef struct { S src; size from[3]; Pointer here; int a; S dst; size to[3]; Pointer there; int b; size extent[3]; } Peer;
+        typedef struct { int x, y, z, w, kind; } Format;
+        extern E cudaSetDevice(int), cudaMemcpy3DPeer(const Peer *), cudaMemcpy3DPeerAsync(const Peer *, S);
+        extern E cudaMallocArray(S *, const Format *, size, size, unsigned);
+        extern E cudaMemcpy2DToArray(S, size, size, const void *, size, size, size, int);
+        extern E cudaMemcpy2DFromArray(void *, size, S, size, size, size, size, int);
+        int main(void) {
+            void *a, *b; char up[16 * 8 * 2], down[6 * 3 * 2]; S arrays[2]; Format format = {8, 0, 0, 0, 1};
+            for (int i = 0; i < sizeof up; i++) up[i] = i * 7;
+            OK(cudaMalloc(&a, sizeof up));
+            OK(cudaMemcpy(a, up, sizeof up, 1));
+            OK(cudaMallocArray(&arrays[0], &format, 16, 8, 0));
+            OK(cudaMemcpy2DToArray(arrays[0], 0, 0, up, 16, 16, 8, 1));
+            OK(cudaSetDevice(1));
+            OK(cudaMalloc(&b, sizeof down));
+            OK(cudaMallocArray(&arrays[1], &format, 8, 8, 0));
+            Peer box = {0, {4, 2, 0}, {a, 16, 16, 8}, 0, 0, {0}, {b, 6, 6, 3}, 1, {6, 3, 2}};
+            TRUE(sizeof box == 168);
+            OK(cudaMemcpy3DPeer(&box));
+            OK(cudaMemcpy(down, b, sizeof down, 2));
+            for (int i = 0; i < 36; i++) TRUE(down[i] == up[(i / 18 * 8 + 2 + i / 6 % 3) * 16 + 4 + i % 6]);
+            box.a = 1;
+            IS(1, cudaMemcpy3DPeerAsync(&box, 0));
+
+            Peer planes = {arrays[0], {3, 1, 0}, {0}, 0, arrays[1], {2, 5, 0}, {0}, 1, {6, 3, 1}};
+            OK(cudaMemcpy3DPeer(&planes));
+            memset(down, 0, sizeof down);
+            OK(cudaMemcpy2DFromArray(down, 6, arrays[1], 2, 5, 6, 3, 2));
+            for (int i = 0; i < 18; i++) TRUE(down[i] == up[(1 + i / 6) * 16 + 3 + i % 6]);
+            planes.extent[0] = 7;
+            IS(1, cudaMemcpy3DPeer(&planes));
+            puts("done");
+            return 0;
+        }"#;
+    for major in [12, 13] {
+        passes_on(&list, folders[0].path(), major, 0, body);
+    }
 }
 
 #[test]

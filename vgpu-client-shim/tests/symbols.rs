@@ -45,6 +45,18 @@ fn every_listed_name_is_exported_with_its_own_version_node_and_no_other() {
 }
 
 #[test]
+fn every_name_of_the_driver_is_exported_with_its_version_node() {
+    let Some(mut names) = exported(&shim_folder().join("libcuda.so.1")) else { return };
+    assert!(names.remove("vgpu_client_library"), "the marker is missing");
+    let list = include_str!("../symbols/cuda.txt");
+    let rows = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let listed: BTreeSet<String> =
+        rows.map(|line| format!("{}@@libcuda.so.1", line.split_whitespace().next().unwrap())).collect();
+    assert_eq!(names, listed);
+    assert_eq!(names.len(), 722);
+}
+
+#[test]
 fn the_core_exports_one_name() {
     let Some(names) = exported(&shim_folder().join("libvgpu_core.so")) else { return };
     assert_eq!(names, BTreeSet::from(["vgpu_core_v1".to_owned()]));
@@ -70,9 +82,9 @@ fn no_name_of_nvidias_libraries_is_missing() {
 const PROGRAM: &str = r#"
 #include <stdio.h>
 extern const char *cudaGetErrorString(int);
-extern int cudaGLGetDevices(void), cudaGetLastError(void);
+extern int cudaDeviceRegisterAsyncNotification(void), cudaGetLastError(void);
 int main(void) {
-    int first = cudaGLGetDevices(), second = cudaGLGetDevices();
+    int first = cudaDeviceRegisterAsyncNotification(), second = cudaDeviceRegisterAsyncNotification();
     int last = cudaGetLastError();
     printf("%d %d %s %d %d\n", first, second, cudaGetErrorString(2), last, cudaGetLastError());
     return 0;
@@ -96,8 +108,7 @@ fn both_majors_answer_by_library_path_and_by_preload_in_either_order() {
         for (variable, value) in ways {
             let ran = run(&program, &[(variable, &value)]);
             assert_eq!(ran.stdout, "801 801 out of memory 801 0\n", "{variable}={value}: {}", ran.stderr);
-            let line = "vgpu: cudaGLGetDevices is not available: the device does not draw on this machine; \
-                copy results to the host and draw them from there\n";
+            let line = "vgpu: cudaDeviceRegisterAsyncNotification is not supported\n";
             assert_eq!(ran.stderr, line, "{variable}={value}");
         }
     }

@@ -377,7 +377,10 @@ fn kernels(image: &[u8]) -> Vec<FunctionFacts> {
         Ok(cubin) => cubin
             .kernels
             .into_iter()
-            .map(|kernel| function(kernel.name, kernel.params.iter().map(|param| param.size).collect()))
+            .map(|kernel| {
+                let layout = kernel.params.iter().map(|param| (param.size, param.offset));
+                function(kernel.name, layout.unzip())
+            })
             .collect(),
         Err(_) => Vec::new(),
     };
@@ -392,9 +395,9 @@ fn kernels(image: &[u8]) -> Vec<FunctionFacts> {
     }
 }
 
-fn function(name: String, parameters: Vec<u32>) -> FunctionFacts {
+fn function(name: String, (parameters, offsets): (Vec<u32>, Vec<u32>)) -> FunctionFacts {
     let attributes = vec![1024, 0, 0, 0, 32, 90, 90, 0, 49152, 0, 0, 0, 0, 0, 0, 0];
-    FunctionFacts { name, parameters, attributes, unsupported: None }
+    FunctionFacts { name, parameters, offsets, attributes, unsupported: None }
 }
 
 /// Kernels of a PTX text and the sizes of their parameters.
@@ -403,8 +406,9 @@ fn entries(text: &str) -> Vec<FunctionFacts> {
     let kernels = parsed.into_iter().filter(|function| function.is_kernel);
     kernels
         .map(|kernel| {
-            let parameters = kernel.param_layout().iter().map(|parameter| parameter.size).collect();
-            function(kernel.name.into(), parameters)
+            let layout =
+                kernel.param_layout().into_iter().map(|parameter| (parameter.size, parameter.offset));
+            function(kernel.name.into(), layout.unzip())
         })
         .collect()
 }

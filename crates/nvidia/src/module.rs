@@ -116,21 +116,25 @@ impl NvidiaGpu {
             self.cuFuncGetAttribute(CUfunction(function), number).unwrap_or(0)
         });
         let attributes = attributes.collect();
-        Ok(FunctionFacts { name, parameters: self.sizes(function)?, attributes, unsupported: None })
+        let (parameters, offsets) = self.layout(function)?;
+        Ok(FunctionFacts { name, parameters, offsets, attributes, unsupported: None })
     }
 
-    /// The sizes of a function's parameters, by ordinal.
-    fn sizes(&self, function: u64) -> CuResult<Vec<u32>> {
+    /// Sizes and offsets of a function's parameters, by ordinal.
+    fn layout(&self, function: u64) -> CuResult<(Vec<u32>, Vec<u32>)> {
         let api = self.enter()?;
-        let mut sizes = Vec::new();
+        let (mut sizes, mut offsets) = (Vec::new(), Vec::new());
         loop {
             let (mut offset, mut size) = (0, 0);
             // SAFETY: both are writable. CUDA Driver API, cuFuncGetParamInfo: an index beyond the last is an error.
             match unsafe {
                 call!(api, cuFuncGetParamInfo(function, sizes.len(), &raw mut offset, &raw mut size))
             } {
-                Ok(()) => sizes.push(u32::try_from(size).map_err(|_| CuError::UNKNOWN)?),
-                Err(CuError::INVALID_VALUE) => return Ok(sizes),
+                Ok(()) => {
+                    sizes.push(u32::try_from(size).map_err(|_| CuError::UNKNOWN)?);
+                    offsets.push(u32::try_from(offset).map_err(|_| CuError::UNKNOWN)?);
+                }
+                Err(CuError::INVALID_VALUE) => return Ok((sizes, offsets)),
                 Err(error) => return Err(error),
             }
         }
@@ -183,7 +187,7 @@ impl ModuleCalls for NvidiaGpu {
         let mut function = 0;
         // SAFETY: `function` is writable, the module is loaded and the name is a C string.
         unsafe { call!(api, cuModuleGetFunction(&raw mut function, module.0, name.as_ptr())) }?;
-        let sizes: Arc<[u32]> = self.sizes(function)?.into();
+        let sizes: Arc<[u32]> = self.layout(function)?.0.into();
         lock(&self.parameters).insert(function, sizes);
         Ok(CUfunction(function))
     }

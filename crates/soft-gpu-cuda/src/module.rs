@@ -145,25 +145,17 @@ entries! {
         name.set(books.functions.get(&function).ok_or(CuError::INVALID_HANDLE)?.name.as_ptr())
     }
 
-    /// The size is exact. The offset is that of packed values with natural alignment, which is right for scalars:
-    /// nothing here knows how a structure is aligned, and this device takes values by ordinal.
     fn cuFuncGetParamInfo(function: u64, index: usize, offset: Out<usize>, size: Out<usize>) {
         let opened = current()?;
         let books = opened.books();
-        let parameters = &books.functions.get(&function).ok_or(CuError::INVALID_HANDLE)?.facts.parameters;
-        let wanted = *parameters.get(index).ok_or(CuError::INVALID_VALUE)?;
-        let mut at: usize = 0;
-        for parameter in &parameters[..=index] {
-            let bytes = usize::try_from(*parameter).unwrap_or(usize::MAX);
-            let alignment = 1 << parameter.trailing_zeros().min(4);
-            at = at.next_multiple_of(alignment);
-            if std::ptr::eq(parameter, &raw const parameters[index]) {
-                break;
-            }
-            at += bytes;
-        }
+        let facts = &books.functions.get(&function).ok_or(CuError::INVALID_HANDLE)?.facts;
+        let of = |list: &[u32]| {
+            let found = list.get(index).ok_or(CuError::INVALID_VALUE)?;
+            usize::try_from(*found).map_err(|_| CuError::UNKNOWN)
+        };
+        let (at, bytes) = (of(&facts.offsets)?, of(&facts.parameters)?);
         offset.set_if_wanted(at);
-        size.set_if_wanted(usize::try_from(wanted).unwrap_or(usize::MAX));
+        size.set_if_wanted(bytes);
         Ok(())
     }
 

@@ -174,6 +174,7 @@ impl JitProgram {
         FunctionFacts {
             name: function.name.to_string(),
             parameters: function.param_layout().iter().map(|parameter| parameter.size).collect(),
+            offsets: function.param_layout().iter().map(|parameter| parameter.offset).collect(),
             attributes,
             unsupported,
         }

@@ -71,7 +71,7 @@ fn page() -> String {
         let by_hand = programs == "-";
         if !by_hand {
             families += 1;
-            supported += usize::from(answer == "yes");
+            supported += usize::from(answer == "supported");
         }
         let first = instruction.split_once(' ').map_or(instruction, |(opcode, _)| opcode);
         let opcode = if first == "{" { "st.param.b32" } else { first };
@@ -90,12 +90,12 @@ fn page() -> String {
          line, and not its module. What each instruction must give is in `crates/soft-gpu/tests/corpus`.\n\n\
          This page is written from `crates/soft-gpu/tests/families.txt`; a test keeps it so\n\
          (`VGPU_WRITE_PAGES=1 cargo test -p soft-gpu --test families` writes it anew).\n\n\
-         | family | programs | for example | compiles |\n| --- | --- | --- | --- |\n{rows}\n\
-         ## What libraries use by hand\n\n| family | for example | compiles |\n| --- | --- | --- |\n{extra}"
+         | family | programs | for example | status |\n| --- | --- | --- | --- |\n{rows}\n\
+         ## What libraries use by hand\n\n| family | for example | status |\n| --- | --- | --- |\n{extra}"
     )
 }
 
-/// `yes`, or why the kernel that holds the instruction is refused. The module loads in either case.
+/// `supported`, or `unsupported` and why the kernel that holds the instruction is refused. The module loads in either case.
 fn answer(gpu: &SoftGpu, instruction: &str) -> String {
     let end = if instruction.ends_with('}') && instruction.starts_with("{ ") { "" } else { ";" };
     let text = format!(
@@ -107,5 +107,8 @@ fn answer(gpu: &SoftGpu, instruction: &str) -> String {
     };
     let why = facts.functions.iter().find(|f| f.name == "kernel").expect("the kernel").unsupported.clone();
     gpu.cuModuleUnload(module).expect("it unloads");
-    why.map_or_else(|| "yes".into(), |why| format!("no: {}", why.rsplit(": ").next().unwrap_or_default()))
+    why.map_or_else(
+        || "supported".into(),
+        |why| format!("unsupported: {}", why.rsplit(": ").next().unwrap_or_default()),
+    )
 }

@@ -11,6 +11,7 @@ use proto::ModuleCalls;
 use super::{context, entries, module};
 use crate::edge::{Out, Required};
 use crate::registry::Function;
+use crate::runtime::function::parameter_info;
 use crate::state::{Device, devices};
 
 entries! {
@@ -69,6 +70,18 @@ entries! {
     /// Loads a function: it is.
     fn cuFuncLoad(function: u64) {
         find(function, context::current()?).map(drop)
+    }
+
+    /// Where a parameter of a function lies in a buffer that holds them all, and its size.
+    fn cuFuncGetParamInfo(function: u64, index: usize, offset: Out<'_, usize>, size: Out<'_, usize>) {
+        let (_, function) = find(function, context::current()?)?;
+        parameter_info(&function, index, offset, size)
+    }
+
+    /// Where a parameter of a kernel lies in a buffer that holds them all, and its size.
+    fn cuKernelGetParamInfo(kernel: u64, index: usize, offset: Out<'_, usize>, size: Out<'_, usize>) {
+        let (_, function) = find(kernel, context::current()?)?;
+        parameter_info(&function, index, offset, size)
     }
 
     /// The number of a function's parameters.

@@ -71,10 +71,18 @@ entries! {
         }
         let linked = images::linked(&link.parts);
         let tried = registry::adopt(Images::of_bytes(&linked)?, Some(device.ordinal));
-        let outcome = tried.module(device).map(drop);
+        let module = tried.module(device);
         registry::discard(&tried);
-        link.options.report(outcome);
-        outcome?;
+        // A device that compiles kernels one by one says of each why it cannot run: a name is missing, for one.
+        let refused = module.iter().flat_map(|module| module.functions.values());
+        let reason = refused.clone().find_map(|function| Some((&function.name, function.unsupported.as_ref()?)));
+        let outcome = match (&module, reason) {
+            (Err(error), _) => Err((*error, format!("{error}; the server's log says more"))),
+            (Ok(_), Some((name, reason))) => Err((CuError::INVALID_PTX, format!("{name}: {reason}"))),
+            (Ok(_), None) => Ok(()),
+        };
+        link.options.report(outcome.as_ref().err().map(|(_, text)| text.as_str()));
+        outcome.map_err(|(error, _)| error)?;
         let kept = link.image.insert(linked);
         image.write(kept.as_ptr().cast());
         if let Some(bytes) = bytes {

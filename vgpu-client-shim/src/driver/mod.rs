@@ -14,6 +14,7 @@ pub(crate) mod error;
 mod error_list;
 pub(crate) mod event;
 pub(crate) mod function;
+pub(crate) mod graph;
 pub(crate) mod launch;
 pub(crate) mod linker;
 pub(crate) mod memory;

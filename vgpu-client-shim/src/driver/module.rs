@@ -54,7 +54,7 @@ entries! {
         let options = unsafe { Options::read(count, options, values) }?;
         // SAFETY: one of the forms that the manual names (module doc of `edge`).
         let loaded = unsafe { Images::of_data(image, false) }.and_then(|images| load(module, images));
-        options.report(loaded);
+        options.report_load(loaded);
         loaded
     }
 
@@ -248,7 +248,7 @@ pub(crate) unsafe fn load_library_data(
     // SAFETY: the caller's promise.
     let images = unsafe { Images::of_data(code, is_lasting) };
     let loaded = images.and_then(|images| load_library(library, images));
-    jit.report(loaded);
+    jit.report_load(loaded);
     loaded
 }
 
@@ -264,7 +264,7 @@ pub(crate) unsafe fn load_library_file(
     // SAFETY: the caller's promise.
     let jit = unsafe { Options::read(jit.0, jit.1, jit.2) }?;
     let loaded = file(path).and_then(|images| load_library(library, images));
-    jit.report(loaded);
+    jit.report_load(loaded);
     loaded
 }
 
@@ -477,14 +477,16 @@ impl Options {
         Ok(read)
     }
 
-    /// Fills the logs.
-    pub(crate) fn report(&self, outcome: CuResult<()>) {
-        let text = match outcome {
-            Ok(()) => String::new(),
-            Err(error) => format!("vgpu: {error}; the server's log says more"),
-        };
+    /// Fills the logs after loading.
+    fn report_load(&self, loaded: CuResult<()>) {
+        let failure = loaded.err().map(|error| format!("vgpu: {error}; the server's log says more"));
+        self.report(failure.as_deref());
+    }
+
+    /// Fills the logs: with what went wrong, if something did.
+    pub(crate) fn report(&self, failure: Option<&str>) {
         self.info.write("");
-        self.errors.write(&text);
+        self.errors.write(failure.unwrap_or(""));
         if let Some(place) = self.wall_time {
             // SAFETY: within the caller's array, where the manual has a float in the low half.
             unsafe { place.write(std::ptr::null_mut()) };
@@ -520,11 +522,11 @@ mod tests {
         let mut values = [text.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(8)];
         // SAFETY: two options and two values.
         let read = unsafe { Options::read(2, options.as_ptr(), values.as_mut_ptr()) }.unwrap();
-        read.report(Err(CuError::INVALID_PTX));
+        read.report_load(Err(CuError::INVALID_PTX));
         assert_eq!(values[1].addr(), 7);
         assert_eq!(text[7], 0);
         assert_eq!(text[..4].iter().map(|byte| byte.to_le_bytes()[0]).collect::<Vec<u8>>(), b"vgpu");
-        read.report(Ok(()));
+        read.report_load(Ok(()));
         assert_eq!((values[1].addr(), text[0]), (0, 0));
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Condition {
     session: Weak<Session>,
     /// A node has it.
     used: AtomicBool,
+    /// The executable graph that has it.
+    owner: Mutex<Weak<()>>,
 }
 
 /// A conditional node.
@@ -67,6 +69,7 @@ impl Condition {
             ordinal: device.ordinal,
             session: Arc::downgrade(&session),
             used: AtomicBool::new(false),
+            owner: Mutex::default(),
         }))
     }
 
@@ -78,6 +81,22 @@ impl Condition {
     /// A node has it, for good.
     pub(crate) fn take(&self) {
         self.used.store(true, Ordering::Release);
+    }
+
+    /// Gives it to an executable graph, as long as that holds the token.
+    ///
+    /// CUDA Runtime API, cudaGraphNodeTypeConditional: only one instantiation of the graph at any point in time. Two
+    /// would set each other's value.
+    pub(crate) fn claim(&self, token: &Arc<()>) -> CuResult<()> {
+        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        if owner.upgrade().is_some() {
+            log::warn(format_args!(
+                "a graph with conditional nodes is instantiated already: destroy that one first"
+            ));
+            return Err(CuError::INVALID_VALUE);
+        }
+        *owner = Arc::downgrade(token);
+        Ok(())
     }
 
     /// Assigns the default in the order of `target`'s stream.
@@ -192,6 +211,25 @@ const PROBE: &str = "
     ret;
 }
 ";
+
+#[cfg(test)]
+impl Condition {
+    /// A value on no device, for tests of books.
+    pub(super) fn of_no_device(handle: u64) -> Arc<Condition> {
+        let [assigned, used] = [false; 2].map(AtomicBool::new);
+        let (session, owner) = (Weak::new(), Mutex::default());
+        Arc::new(Condition {
+            handle,
+            default: 0,
+            each_time: false,
+            assigned,
+            ordinal: 0,
+            session,
+            used,
+            owner,
+        })
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -25,6 +25,8 @@ pub(crate) struct Exec {
     pub(crate) flags: u64,
     pub(crate) plan: Plan,
     objects: Vec<Arc<UserObject>>,
+    /// Holds the values of its conditional nodes.
+    _token: Arc<()>,
     /// Where it was launched last: the next launch comes after that one, on whatever stream.
     last: Option<Launched>,
 }
@@ -88,7 +90,9 @@ impl Exec {
         }
         let plan = Plan::new(store, graph)?;
         let objects = objects(store, graph)?;
-        Ok(EXECS.insert(Mutex::new(Exec { flags, plan, objects, last: None })))
+        let token = Arc::default();
+        plan.claim(&token)?;
+        Ok(EXECS.insert(Mutex::new(Exec { flags, plan, objects, _token: token, last: None })))
     }
 
     /// The executable graph behind a handle.
@@ -284,6 +288,16 @@ impl Plan {
         None
     }
 
+    /// Takes the values of its conditional nodes.
+    fn claim(&self, token: &Arc<()>) -> CuResult<()> {
+        self.steps.iter().try_for_each(|step| {
+            if let Work::Choose(choice) = &step.work {
+                choice.condition.claim(token)?;
+            }
+            step.child.iter().chain(&step.bodies).try_for_each(|plan| plan.claim(token))
+        })
+    }
+
     /// The memory that running it allocates and leaves allocated or frees.
     fn memory(&self, found: &mut Vec<Arc<GraphMemory>>) {
         for step in &self.steps {
@@ -443,6 +457,25 @@ mod tests {
         let (outer, _) = graph(&mut store, 1, &[]);
         store.add_child(outer, &[], circle).unwrap();
         assert!(Exec::instantiate(&store, outer, 0).is_err());
+    }
+
+    #[test]
+    fn the_graphs_of_a_conditional_node_hold_only_what_they_may() {
+        let mut store = Store::default();
+        let outer = store.create();
+        store.graph_mut(outer).unwrap().conditions.push(Condition::of_no_device(7));
+        let (node, bodies) = store.add_choice(outer, &[], 7, Kind::Switch, 2).unwrap();
+        let allowed = store.add(bodies[1], &[], Work::Empty).unwrap();
+        let mut plan = Plan::new(&store, outer).unwrap();
+        assert!(plan.step(allowed).is_some() && plan.step(node).is_some(), "nodes inside are found");
+        assert!(plan.clone().into_graph(&mut store).is_err(), "it cannot be a child");
+        assert_eq!(plan.differs(&Plan::new(&store, outer).unwrap()), None);
+        let exec = Exec::instantiate(&store, outer, 0).unwrap();
+        assert_eq!(Exec::instantiate(&store, outer, 0), Err(CuError::INVALID_VALUE), "one at a time");
+        Exec::destroy(exec).unwrap();
+        assert!(Exec::instantiate(&store, outer, 0).is_ok());
+        store.add(bodies[1], &[], Work::WaitEvent(5)).unwrap();
+        assert_eq!(Plan::new(&store, outer).err(), Some(CuError::INVALID_VALUE));
     }
 
     #[test]

@@ -375,6 +375,27 @@ mod tests {
     }
 
     #[test]
+    fn a_conditional_node_owns_its_graphs_and_takes_a_value_from_around() {
+        let mut store = Store::default();
+        let (graph, other) = (store.create(), store.create());
+        for handle in [7, 8] {
+            store.graph_mut(graph).unwrap().conditions.push(Condition::of_no_device(handle));
+        }
+        let loops = |store: &mut Store, graph, handle| store.add_choice(graph, &[], handle, Kind::While, 1);
+        assert!(loops(&mut store, other, 7).is_err(), "the value of another graph");
+        assert!(store.add_choice(graph, &[9], 7, Kind::While, 1).is_err(), "behind no node");
+        let (node, bodies) = loops(&mut store, graph, 7).unwrap();
+        assert!(loops(&mut store, graph, 7).is_err(), "it has its node");
+        let (inner, of_inner) = store.add_choice(bodies[0], &[], 8, Kind::If, 2).unwrap();
+        assert_eq!((of_inner.len(), store.graph_of(inner)), (2, Ok(bodies[0])));
+        assert!(store.destroy(bodies[0]).is_err() && store.clone_graph(graph).is_err());
+        assert!(store.add_child(other, &[], graph).is_err() && store.add_moved(other, &[], graph).is_err());
+        assert_eq!(store.destroy_node(node).unwrap().len(), 3, "with everything inside");
+        assert!(store.graph(of_inner[1]).is_err() && store.node(inner).is_err());
+        assert_eq!(store.destroy(graph).unwrap().len(), 1);
+    }
+
+    #[test]
     fn a_clone_is_its_own_graph_and_knows_what_its_nodes_stand_for() {
         let mut store = Store::default();
         let (graph, child) = (store.create(), store.create());

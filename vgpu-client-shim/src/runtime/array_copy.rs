@@ -316,6 +316,11 @@ fn copy_box(
     if !expected(dst.device().is_some(), src.device().is_some()) {
         return Err(INVALID_MEMCPY_DIRECTION);
     }
+    if let (Some(to), Some(from)) = (dst.device(), src.device())
+        && to != from
+    {
+        return between(target, dst, src, extent);
+    }
     let ordinal = dst.device().or(src.device()).ok_or(CuError::INVALID_VALUE)?;
     if ordinal != target.device.ordinal {
         // As `copy::on_its_device`: the stream's earlier work first, then the copy, to its end.
@@ -377,9 +382,27 @@ fn copy_box(
         ((None, Some(from)), Side::Memory { pointer, position }, _) => {
             call(staging, from).and_then(|()| slices(pointer, *position, false))
         }
-        // Arrays of two devices.
-        _ => Err(CuError::NOT_SUPPORTED),
+        // An array is always on the device that was chosen by it.
+        _ => Err(CuError::UNKNOWN),
     };
     // Given back when the work posted so far is done.
     copied.and(target.session.cuMemFree(staged))
 }
+
+/// Copies from an array of one device to an array of another by way of this process, as `copy::between` does.
+fn between(target: &Resolved, dst: &Side, src: &Side, extent: Extent) -> CuResult<()> {
+    let Extent { width, height, depth } = extent;
+    let bytes = width.checked_mul(height).and_then(|slice| slice.checked_mul(depth));
+    let mut kept = vec![0_u8; bytes.ok_or(CuError::OUT_OF_MEMORY)?];
+    let address = kept.as_mut_ptr().expose_provenance() as u64;
+    let pointer = PitchedPointer { address, pitch: width, width, height };
+    let here = Side::Memory { pointer, position: Position::default() };
+    copy_box(target, &here, src, extent, DEVICE_TO_HOST, Timing::Sync)?;
+    copy_box(target, dst, &here, extent, HOST_TO_DEVICE, Timing::Sync)?;
+    target.session.cuStreamSynchronize(target.stream)
+}
+
+/// `cudaMemcpyHostToDevice`.
+const HOST_TO_DEVICE: c_int = 1;
+/// `cudaMemcpyDeviceToHost`.
+const DEVICE_TO_HOST: c_int = 2;

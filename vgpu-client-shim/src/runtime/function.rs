@@ -75,6 +75,12 @@ entries! {
         Ok(())
     }
 
+    /// Where a parameter of a kernel lies in a buffer that holds them all, and its size, which may not be wanted.
+    fn cudaFuncGetParamInfo(stub: *const c_void, index: usize, offset: Out<'_, usize>, size: Out<'_, usize>) {
+        let (_, function) = find(stub)?;
+        parameter_info(&function, index, offset, size)
+    }
+
     /// Blocks of a kernel that fit on one multiprocessor.
     fn cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks: Out<'_, c_int>, stub: *const c_void, block_size: c_int, shared: usize) {
         occupancy(blocks, stub, block_size, shared, 0)
@@ -161,6 +167,23 @@ pub(crate) struct Attributes {
 
 /// `CUfunction_attribute` of the cluster fields: must be set, width, height, depth, scheduling policy, non-portable.
 const CLUSTER: [i32; 6] = [10, 11, 12, 13, 15, 14];
+
+/// Tells offset and size of a parameter.
+pub(crate) fn parameter_info(
+    function: &Function,
+    index: usize,
+    offset: Out<'_, usize>,
+    size: Out<'_, usize>,
+) -> CuResult<()> {
+    let offset = offset.required()?;
+    let facts = &function.facts;
+    let found = facts.offsets.get(index).zip(facts.parameters.get(index)).ok_or(CuError::INVALID_VALUE)?;
+    offset.write(*found.0 as usize);
+    if let Some(size) = size {
+        size.write(*found.1 as usize);
+    }
+    Ok(())
+}
 
 /// The kernel behind a stub on the current device.
 fn find(stub: *const c_void) -> CuResult<(Arc<Session>, Arc<Function>)> {

@@ -274,6 +274,41 @@ pub(crate) fn launch_packed(
     start(launch, &target, std::ptr::from_ref(kernel).cast(), kind)
 }
 
+/// The buffer behind `extra`.
+///
+/// # Safety
+/// `extra` is a list of names and values that ends with `CU_LAUNCH_PARAM_END`.
+pub(crate) unsafe fn packed<'a>(extra: *const *const c_void) -> CuResult<&'a [u8]> {
+    const END: usize = 0;
+    const BUFFER_POINTER: usize = 1;
+    const BUFFER_SIZE: usize = 2;
+    let (mut start, mut size) = (std::ptr::null::<u8>(), None);
+    let mut entry = extra;
+    loop {
+        // SAFETY: the list has not ended yet.
+        let name = unsafe { *entry }.addr();
+        if name == END {
+            break;
+        }
+        // SAFETY: each name but the last has a value behind it.
+        let value = unsafe { *entry.add(1) };
+        match name {
+            BUFFER_POINTER => start = value.cast(),
+            // SAFETY: the manual has a pointer to a size_t here.
+            BUFFER_SIZE if !value.is_null() => size = Some(unsafe { value.cast::<usize>().read() }),
+            _ => return Err(CuError::INVALID_VALUE),
+        }
+        // SAFETY: the next name.
+        entry = unsafe { entry.add(2) };
+    }
+    match (start.is_null(), size) {
+        (_, Some(0)) => Ok(&[]),
+        // SAFETY: the caller's buffer has as many bytes as it says.
+        (false, Some(size)) => Ok(unsafe { std::slice::from_raw_parts(start, size) }),
+        _ => Err(CuError::INVALID_VALUE),
+    }
+}
+
 fn start(mut launch: Launch, target: &Resolved, named: *const c_void, kind: Kind) -> CuResult<()> {
     launch.cooperative = kind == Kind::Cooperative;
     let node = || {
@@ -367,5 +402,17 @@ mod tests {
         assert_eq!(with(&[attribute(2, [1, 0, 0])]), Ok(Kind::Cooperative));
         assert_eq!(with(&[attribute(6, [1, 0, 0]), attribute(4, [1, 1, 1])]), Ok(Kind::Plain));
         assert_eq!(with(&[attribute(4, [2, 1, 1])]), Err(CuError::NOT_SUPPORTED));
+    }
+
+    #[test]
+    fn extra_is_a_list_of_names_and_values() {
+        let (bytes, size) = ([1_u8, 2, 3], 3_usize);
+        let name = std::ptr::without_provenance::<c_void>;
+        let list = [name(1), bytes.as_ptr().cast(), name(2), (&raw const size).cast(), name(0)];
+        // SAFETY: a list with its end.
+        assert_eq!(unsafe { packed(list.as_ptr()) }, Ok(&bytes[..]));
+        let list = [name(7), name(1), name(0)];
+        // SAFETY: a list with its end.
+        assert_eq!(unsafe { packed(list.as_ptr()) }, Err(CuError::INVALID_VALUE));
     }
 }

@@ -21,6 +21,8 @@ pub(crate) fn shim_folder() -> &'static Path {
             "vgpu-cudart12",
             "-p",
             "vgpu-cudart13",
+            "-p",
+            "vgpu-cuda",
         ]);
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
         let status = build.status().expect("cargo runs, it has started this test");

@@ -165,10 +165,10 @@ twins! {
 
 /// `cudaGraphExecUpdateResultInfo`.
 #[repr(C)]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct UpdateInfo {
-    result: u32,
-    node: u64,
+    pub(crate) result: u32,
+    pub(crate) node: u64,
     from: u64,
 }
 

@@ -3,12 +3,12 @@
 //! Layout: `topology` (graphs, nodes and edges), `nodes` (adding nodes, their parameters), `parameters` (the structures),
 //! `generic` (nodes by `cudaGraphNodeParams`), `exec` (executable graphs), `object` (user objects, attributes).
 
-mod exec;
-mod generic;
-mod nodes;
-mod object;
-mod parameters;
-mod topology;
+pub(crate) mod exec;
+pub(crate) mod generic;
+pub(crate) mod nodes;
+pub(crate) mod object;
+pub(crate) mod parameters;
+pub(crate) mod topology;
 
 use cuda_types::{CuError, CuResult};
 

@@ -270,7 +270,7 @@ pub(super) fn look<T>(node: u64, pick: impl FnOnce(&Work) -> Option<T>) -> CuRes
 }
 
 /// The parameters of a launch, with pointers to the values that its node keeps.
-pub(super) fn kernel_parameters(node: u64) -> CuResult<KernelParameters> {
+pub(crate) fn kernel_parameters(node: u64) -> CuResult<KernelParameters> {
     let (kernel, ordinal) = kernel_node(node, |node| (node.launch.kernel, node.ordinal))?;
     let function = kernel.on(handles::device(ordinal)?)?;
     kernel_node(node, |node| KernelParameters::of(node, &function.facts.parameters))

@@ -9,7 +9,7 @@ use crate::graph::memory::GraphMemory;
 use crate::graph::work::{Fill, KernelNode, Shown, Work};
 use crate::registry;
 use crate::runtime::copy::Box3D;
-use crate::runtime::launch::Launch;
+use crate::runtime::launch::{Launch, packed};
 use crate::runtime::pool::Properties;
 use crate::runtime::stream::{HostCall, HostFunction};
 use crate::runtime::symbol;
@@ -19,7 +19,7 @@ use crate::state::devices;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KernelParameters {
-    pub(super) function: *const c_void,
+    pub(crate) function: *const c_void,
     pub(super) grid: Dim3,
     pub(super) block: Dim3,
     pub(super) shared_bytes: u32,
@@ -49,13 +49,21 @@ pub(crate) struct AllocationParameters {
 impl KernelParameters {
     /// The launch, with the values of the parameters as they are now.
     pub(super) fn work(&self) -> CuResult<Work> {
-        if !self.extra.is_null() {
-            crate::log::warn(format_args!("kernel nodes: parameters by `extra` are not supported"));
-            return Err(CuError::NOT_SUPPORTED);
-        }
         let device = devices().current()?;
         let kernel = registry::kernel(self.function)?;
         let shared = usize::try_from(self.shared_bytes).map_err(|_| CuError::INVALID_VALUE)?;
+        if !self.extra.is_null() {
+            if !self.values.is_null() {
+                return Err(CuError::INVALID_VALUE);
+            }
+            // SAFETY: the caller's list of names and values, up to its end (cudaGraphAddKernelNode).
+            let packed = unsafe { packed(self.extra) }?;
+            let values = kernel.on(device)?.unpack(packed)?;
+            let (grid, block, shared_bytes) = (self.grid, self.block, self.shared_bytes);
+            let launch = Launch { kernel, grid, block, shared_bytes, cooperative: false, values };
+            launch.check(device)?;
+            return Ok(Work::Kernel(KernelNode::new(launch, device.ordinal, self.function)));
+        }
         // SAFETY: the caller's array has one pointer per parameter of this kernel (cudaGraphAddKernelNode).
         let launch = unsafe { Launch::new(kernel, device, (self.grid, self.block), shared, self.values) }?;
         launch.check(device)?;
