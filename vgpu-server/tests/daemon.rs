@@ -27,9 +27,19 @@ struct Server {
 
 impl Server {
     fn start(driver: &str) -> Server {
-        let port =
-            std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-        let port = port.min(65000);
+        loop {
+            let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
+            match Server::start_at(driver, port.expect("a port").port().min(65000)) {
+                Ok(server) => return server,
+                // Another test has connected from it meanwhile.
+                Err(log) if log.contains("another server may hold the port") => eprintln!("again: {log}"),
+                Err(log) => panic!("the server does not start: {log}"),
+            }
+        }
+    }
+
+    /// A server at this port, or what it said before it ended.
+    fn start_at(driver: &str, port: u16) -> Result<Server, String> {
         let mut process = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))
             .args(["--driver", driver, "--log", "debug", "--port", &port.to_string()])
             .stdout(Stdio::piped())
@@ -38,7 +48,10 @@ impl Server {
             .expect("the program is there");
         let mut line = String::new();
         BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-        assert!(line.starts_with("Serving "), "{line}");
+        if !line.starts_with("Serving ") {
+            let output = process.wait_with_output().expect("it has ended");
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
         let log = Arc::new(Mutex::new(String::new()));
         let (errors, sink) = (process.stderr.take().expect("piped"), Arc::clone(&log));
         std::thread::spawn(move || {
@@ -48,7 +61,7 @@ impl Server {
                 log.push('\n');
             }
         });
-        Server { process, port, log }
+        Ok(Server { process, port, log })
     }
 
     fn address(&self) -> Address {
