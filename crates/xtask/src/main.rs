@@ -13,7 +13,7 @@
 //! * [`demo`]: the samples under both MPIs, as a table
 //! * [`bench`]: the product beside raw sockets
 //! * [`checks`]: what continuous integration runs
-//! * [`driver`]: of these, the programs of the driver API
+//! * [`driver`]: of these, the programs of the driver API; [`python`]: libraries that compile kernels in Python
 //! * [`tool`]: of these, the check of `vgpu run`
 //! * [`verbs`]: of these, the check of the verbs transport
 //! * [`virtual_machine`]: a guest with RDMA devices in software
@@ -33,6 +33,7 @@ mod guest;
 mod launch;
 mod packages;
 mod plugin;
+mod python;
 mod room;
 mod samples;
 mod servers;

@@ -235,7 +235,10 @@ impl SoftGpu {
         match Image::classify(image).map_err(|_| CuError::INVALID_IMAGE)? {
             Image::Ptx(text) => Ok(text.into()),
             Image::Fatbin(container) => {
-                let entry = container.best_ptx(self.options.capability).ok_or(CuError::NO_BINARY_FOR_GPU)?;
+                // Text for newer devices runs here too, as far as its instructions are known: of several the oldest.
+                let newer = || container.ptx_images().min_by_key(|entry| entry.arch());
+                let entry = container.best_ptx(self.options.capability).or_else(newer);
+                let entry = entry.ok_or(CuError::NO_BINARY_FOR_GPU)?;
                 Ok(entry.ptx().map_err(|_| CuError::INVALID_IMAGE)?.into())
             }
             // Machine code of a real GPU: nothing here can run it.
