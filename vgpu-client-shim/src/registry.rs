@@ -283,7 +283,11 @@ impl Fatbin {
             None => self.link(device, &session),
         };
         let (handle, facts) = loaded.inspect_err(|error| {
-            log::error(format_args!("device {}: a module cannot be loaded: {error}", device.ordinal));
+            let hint = match *error {
+                CuError::NO_BINARY_FOR_GPU => format!("; it holds {}", self.images.contents()),
+                _ => String::new(),
+            };
+            log::error(format_args!("device {}: a module cannot be loaded: {error}{hint}", device.number));
         })?;
         log::info(format_args!(
             "device {}: module with {} kernels and {} variables",
