@@ -10,8 +10,8 @@ use crate::image::{FunctionId, Image, Symbol, VariableId};
 /// How the threads of a block run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Lowering {
-    /// One after the other, in a loop that is part of the code: nothing ever waits for another thread.
-    Loop,
+    /// One after the other, in loops that are part of the code, from one point where they wait to the next.
+    Regions,
     /// A coroutine each: always right.
     Fibers,
 }
@@ -47,7 +47,7 @@ impl<'a> Unit<'a> {
             kernel,
             functions: vec![kernel],
             slots: HashMap::from([(kernel, 0)]),
-            lowering: Lowering::Loop,
+            lowering: Lowering::Regions,
             shared: HashMap::new(),
             static_shared_bytes: 0,
             local_bytes: 0,
@@ -174,7 +174,7 @@ impl<'a> Unit<'a> {
         bytes
     }
 
-    /// Whether a thread in this function may have to wait for another, or must be able to leave from a callee.
+    /// Whether a thread in this function may have to wait for another where the kernel cannot be cut.
     fn must_wait(&mut self, id: FunctionId) -> bool {
         let module = &self.image.texts[id.text];
         let body = self.body(id);
@@ -182,9 +182,11 @@ impl<'a> Unit<'a> {
         for instruction in instructions(body) {
             let opcode = module.opcode(instruction);
             waits |= match opcode.name() {
-                "bar" | "barrier" | "vote" | "shfl" | "match" | "redux" | "activemask" | "elect"
-                | "nanosleep" | "mbarrier" | "mma" | "wmma" | "ldmatrix" | "stmatrix" | "movmatrix"
-                | "alloca" => true,
+                "bar" | "barrier" if opcode.has("cluster") => true,
+                name if is_point(name) => id != self.kernel,
+                "nanosleep" | "mbarrier" | "mma" | "wmma" | "ldmatrix" | "stmatrix" | "movmatrix" | "alloca" => {
+                    true
+                }
                 "exit" => id != self.kernel,
                 "ld" | "st" if opcode.has("volatile") && opcode.has("shared") => {
                     self.lock_step = true;
@@ -195,6 +197,11 @@ impl<'a> Unit<'a> {
         }
         waits || !spinning_branches(module, body).is_empty()
     }
+}
+
+/// Instructions at which a thread meets others.
+pub(super) fn is_point(name: &str) -> bool {
+    matches!(name, "bar" | "barrier" | "vote" | "shfl" | "match" | "redux" | "activemask" | "elect")
 }
 
 /// Bytes of the `.local` variables of a function, each aligned.

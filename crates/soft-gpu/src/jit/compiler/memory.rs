@@ -134,7 +134,7 @@ impl<'a> Translator<'a, '_> {
 
     fn checked_local(&mut self, base: Value, offset: i64, bytes: u32) -> Value {
         let address = if offset == 0 { base } else { self.b.ins().iadd_imm_s(base, offset) };
-        let arena = self.field(types::I64, offset_of!(ThreadContext, local_base));
+        let arena = self.local_base();
         let extent = self.field(types::I64, offset_of!(ThreadContext, local_bytes));
         let inside = self.b.ins().isub(address, arena);
         let room = self.b.ins().iadd_imm_s(extent, 1 - i64::from(bytes));
@@ -263,7 +263,8 @@ impl<'a> Translator<'a, '_> {
     pub(super) fn isspacep(&mut self, op: &Op<'a>) -> Done {
         let address = self.read_at(op, 1, types::I64)?;
         let within = |this: &mut Self, base: usize, extent: Value| {
-            let base = this.field(types::I64, base);
+            let local = base == offset_of!(ThreadContext, local_base);
+            let base = if local { this.local_base() } else { this.field(types::I64, base) };
             let inside = this.b.ins().isub(address, base);
             this.b.ins().icmp(IntCC::UnsignedLessThan, inside, extent)
         };
@@ -293,8 +294,27 @@ impl<'a> Translator<'a, '_> {
         self.write(op, value)
     }
 
+    /// Where the thread's own memory begins.
+    fn local_base(&mut self) -> Value {
+        match &self.part {
+            Some(part) => {
+                let local = part.local;
+                self.b.use_var(local)
+            }
+            None => self.field(types::I64, offset_of!(ThreadContext, local_base)),
+        }
+    }
+
     /// Room for a function's `.local` variables in the thread's arena.
     pub(super) fn open_frame(&mut self, bytes: u64) -> Value {
+        if self.part.is_some() {
+            // A kernel's variables come first, whichever thread it is.
+            let end = self.constant(types::I64, bytes);
+            self.set_field(offset_of!(ThreadContext, local_top), end);
+            let base = self.local_base();
+            self.set_field(offset_of!(ThreadContext, local_base), base);
+            return base;
+        }
         let top = self.field_now(types::I64, offset_of!(ThreadContext, local_top));
         self.local_top = Some(top);
         let end = self.b.ins().iadd_imm_s(top, bytes.cast_signed());

@@ -5,6 +5,7 @@
 //!
 //! Layout:
 //! * `analysis`: what a kernel reaches, and its lowering
+//! * `flow`, `regions`: a kernel cut where its threads wait for each other
 //! * `translator`: one function from top to bottom, and the dispatch by opcode
 //! * `operand`: reading and writing operands, constants, special registers
 //! * `integer`, `bits`, `float`, `half`, `compare`, `convert`, `pack`, `video`: arithmetic
@@ -22,6 +23,7 @@ mod compare;
 mod control;
 mod convert;
 mod float;
+mod flow;
 mod half;
 mod integer;
 mod matrix;
@@ -29,6 +31,7 @@ mod mbarrier;
 mod memory;
 mod operand;
 mod pack;
+mod regions;
 mod special;
 mod sync;
 mod texture;
@@ -46,11 +49,13 @@ use cranelift_frontend::FunctionBuilderContext;
 
 pub(crate) use analysis::Lowering;
 use analysis::Unit;
+use regions::Plan;
 use translator::Translator;
 
 use crate::error::CompileError;
 use crate::image::{FunctionId, Image};
 use crate::jit::code::Code;
+use crate::jit::context::Regions;
 
 /// What code may take for constant on its device.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +79,8 @@ pub(crate) struct CompiledKernel {
     pub(crate) local_bytes: u64,
     pub(crate) recursive: bool,
     entry: usize,
+    /// For the lowering of that name.
+    pub(crate) regions: Regions,
     /// Kept for the code that names them: function bodies and the table through which they call each other.
     _code: Vec<Code>,
     _table: Arc<FunctionTable>,
@@ -140,43 +147,89 @@ impl Compiler {
             // In a loop over threads it is not known which of them faults.
             unit.lowering = Lowering::Fibers;
         }
-        let table = Arc::new(FunctionTable((0..unit.functions.len()).map(|_| AtomicUsize::new(0)).collect()));
-        let mut context = Context::new();
-        let mut builder_context = FunctionBuilderContext::new();
-        let mut code = Vec::with_capacity(unit.functions.len());
-        for (slot, &id) in unit.functions.iter().enumerate() {
-            context.clear();
-            Translator::translate(
-                &unit,
-                id,
-                &table,
-                &self.limits,
-                self.isa.frontend_config(),
-                &mut context.func,
-                &mut builder_context,
-            )?;
-            if std::env::var_os("VGPU_SOFT_DUMP").is_some() {
-                eprintln!("{}", context.func.display());
-            }
-            let compiled = context
-                .compile(&*self.isa, &mut ControlPlane::default())
-                .map_err(|error| CompileError::host(format!("{:?}", error.inner)))?;
-            if !compiled.buffer.relocs().is_empty() {
-                return Err(CompileError::host("the code needs a relocation"));
-            }
-            let installed = Code::install(compiled.code_buffer())
-                .map_err(|error| CompileError::host(error.to_string()))?;
-            table.0[slot].store(installed.address(), Ordering::Release);
-            code.push(installed);
+        let plan = match unit.lowering {
+            Lowering::Regions => Plan::new(&unit),
+            Lowering::Fibers => None,
+        };
+        if plan.is_none() {
+            unit.lowering = Lowering::Fibers;
         }
+        let table = Arc::new(FunctionTable((0..unit.functions.len()).map(|_| AtomicUsize::new(0)).collect()));
+        let mut making = Making {
+            compiler: self,
+            unit: &unit,
+            table: &table,
+            context: Context::new(),
+            builder_context: FunctionBuilderContext::new(),
+            code: Vec::new(),
+        };
+        let mut regions = Regions::default();
+        if let Some(plan) = &plan {
+            for index in 0..plan.regions() {
+                regions.entries.push(making.function(kernel, Some((plan, index)))?);
+                regions.by_warp.push(plan.by_warp(index));
+            }
+            regions.waits.clone_from(&plan.waits);
+            regions.record_bytes = plan.record_bytes;
+        }
+        for (slot, &id) in unit.functions.iter().enumerate() {
+            if id != kernel || plan.is_none() {
+                let address = making.function(id, None)?;
+                table.0[slot].store(address, Ordering::Release);
+            }
+        }
+        let code = making.code;
         Ok(CompiledKernel {
             lowering: unit.lowering,
             static_shared_bytes: unit.static_shared_bytes,
             local_bytes: unit.local_bytes,
             recursive: unit.recursive,
-            entry: code[0].address(),
+            entry: table.0[0].load(Ordering::Acquire),
+            regions,
             _code: code,
             _table: table,
         })
+    }
+}
+
+/// The functions of a kernel on their way to machine code.
+struct Making<'a> {
+    compiler: &'a Compiler,
+    unit: &'a Unit<'a>,
+    table: &'a FunctionTable,
+    context: Context,
+    builder_context: FunctionBuilderContext,
+    code: Vec<Code>,
+}
+
+impl<'a> Making<'a> {
+    /// Makes a function, or a region of the kernel; answers the address.
+    fn function(&mut self, id: FunctionId, part: Option<(&'a Plan, usize)>) -> Result<usize, CompileError> {
+        let isa = &*self.compiler.isa;
+        self.context.clear();
+        Translator::translate(
+            self.unit,
+            id,
+            part,
+            self.table,
+            &self.compiler.limits,
+            isa.frontend_config(),
+            &mut self.context.func,
+            &mut self.builder_context,
+        )?;
+        if std::env::var_os("VGPU_SOFT_DUMP").is_some() {
+            eprintln!("{}", self.context.func.display());
+        }
+        let compiled = self
+            .context
+            .compile(isa, &mut ControlPlane::default())
+            .map_err(|error| CompileError::host(format!("{:?}", error.inner)))?;
+        if !compiled.buffer.relocs().is_empty() {
+            return Err(CompileError::host("the code needs a relocation"));
+        }
+        let installed =
+            Code::install(compiled.code_buffer()).map_err(|error| CompileError::host(error.to_string()))?;
+        self.code.push(installed);
+        Ok(self.code[self.code.len() - 1].address())
     }
 }
