@@ -125,7 +125,8 @@ impl Soft {
         buffers: &[u64],
         last: u32,
     ) {
-        let mut arguments: Vec<u8> = buffers.iter().flat_map(|&index| buffer(index).0.to_le_bytes()).collect();
+        let mut arguments: Vec<u8> =
+            buffers.iter().flat_map(|&index| buffer(index).0.to_le_bytes()).collect();
         arguments.extend(last.to_le_bytes());
         let extent = |(x, y): (u32, u32)| Dim3 { x, y, z: 1 };
         self.gpu

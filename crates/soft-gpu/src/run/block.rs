@@ -222,9 +222,8 @@ impl Block {
         let fiber = match &mut self.runner {
             Runner::Fibers(fibers) => &mut fibers[thread],
             Runner::Crew(crew, points) => {
-                let same = |other: &usize| {
-                    self.status[*other] == Status::Ready && points[*other] == points[thread]
-                };
+                let same =
+                    |other: &usize| self.status[*other] == Status::Ready && points[*other] == points[thread];
                 let end = (thread..end).find(|other| !same(other)).unwrap_or(end);
                 let outcome = crew.run(points[thread], thread, end)?;
                 self.arrive(thread..end, outcome);

@@ -6,7 +6,9 @@
 use cuda_types::CuError;
 
 use crate::jit::Exit;
-use crate::jit::context::{EXITED, Job, MIXED, Record, Reduce, Regions, Request, ThreadContext, Wait, WarpOp};
+use crate::jit::context::{
+    EXITED, Job, MIXED, Record, Reduce, Regions, Request, ThreadContext, Wait, WarpOp,
+};
 
 use super::fiber::{Fiber, Paused};
 use super::grid::{BlockMemory, Grid};
@@ -18,7 +20,6 @@ pub(super) struct Crew {
     /// Owned by the kernel, which outlives the grid.
     regions: *const Regions,
     records: u64,
-    threads: u32,
     stack_bytes: usize,
 }
 
@@ -29,8 +30,7 @@ impl Crew {
         let (regions, records) = (context.regions, context.records);
         let fibers = Fiber::start(std::iter::once(context), work as *const () as usize, stack_bytes)
             .map_err(|_| CuError::LAUNCH_OUT_OF_RESOURCES)?;
-        let threads = u32::try_from(grid.threads()).unwrap_or(u32::MAX);
-        Ok(Crew { fibers, regions, records, threads, stack_bytes })
+        Ok(Crew { fibers, regions, records, stack_bytes })
     }
 
     /// Turns to block `index`; no thread of the last one may be alive.

@@ -184,9 +184,8 @@ impl<'a> Unit<'a> {
             waits |= match opcode.name() {
                 "bar" | "barrier" if opcode.has("cluster") => true,
                 name if is_point(name) => id != self.kernel,
-                "nanosleep" | "mbarrier" | "mma" | "wmma" | "ldmatrix" | "stmatrix" | "movmatrix" | "alloca" => {
-                    true
-                }
+                "nanosleep" | "mbarrier" | "mma" | "wmma" | "ldmatrix" | "stmatrix" | "movmatrix"
+                | "alloca" => true,
                 "exit" => id != self.kernel,
                 "ld" | "st" if opcode.has("volatile") && opcode.has("shared") => {
                     self.lock_step = true;

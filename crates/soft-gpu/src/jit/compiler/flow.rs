@@ -207,7 +207,8 @@ impl Flow {
             let bit = |register: &RegId| live[start][*register as usize / 64] >> (register % 64) & 1 == 1;
             let registers = 0..u32::try_from(body.registers.len()).unwrap_or(u32::MAX);
             // The thread brings nothing to the top of the kernel, and the answer is not of its past.
-            let needed = registers.filter(|register| index > 0 && bit(register) && !result.contains(register));
+            let needed =
+                registers.filter(|register| index > 0 && bit(register) && !result.contains(register));
             self.live.push(needed.collect());
         }
     }
@@ -227,9 +228,9 @@ impl Roles {
         roles.reads.extend(instruction.guard.map(|(register, _)| register));
         let opcode = module.opcode(instruction);
         let gives = match opcode.name() {
-            "st" | "red" | "bra" | "brx" | "call" | "nanosleep" | "stackrestore" | "stmatrix" | "sust" | "sured"
-            | "cp" | "prefetch" | "prefetchu" | "discard" | "applypriority" | "setmaxnreg" | "pmevent"
-            | "createpolicy" | "griddepcontrol" | "mbarrier" | "wmma" => false,
+            "st" | "red" | "bra" | "brx" | "call" | "nanosleep" | "stackrestore" | "stmatrix" | "sust"
+            | "sured" | "cp" | "prefetch" | "prefetchu" | "discard" | "applypriority" | "setmaxnreg"
+            | "pmevent" | "createpolicy" | "griddepcontrol" | "mbarrier" | "wmma" => false,
             "bar" | "barrier" => opcode.has("red"),
             _ => true,
         };
@@ -252,7 +253,10 @@ impl Roles {
     }
 
     /// Every register that an instruction can write, and perhaps some that it only reads.
-    pub(super) fn may_write(module: &Module, instruction: &Instruction) -> impl Iterator<Item = usize> + use<> {
+    pub(super) fn may_write(
+        module: &Module,
+        instruction: &Instruction,
+    ) -> impl Iterator<Item = usize> + use<> {
         let all = module.opcode(instruction).name() == "call";
         let mut registers = Vec::new();
         for operand in instruction.operands.iter().take(if all { usize::MAX } else { 1 }) {

@@ -108,7 +108,7 @@ impl<'a> Translator<'a, '_> {
         self.b.seal_block(cold);
         let generic = if target == Target::Generic { 0x1_0000 } else { 0 };
         let shape = self.constant(types::I64, u64::from(bytes) | generic);
-        self.helper(helpers::judge as *const () as usize, &[self.ctx, address, shape], None);
+        self.judge(address, shape);
         self.b.ins().jump(go_on, &[]);
         self.b.switch_to_block(go_on);
         self.b.seal_block(go_on);
@@ -154,8 +154,7 @@ impl<'a> Translator<'a, '_> {
         self.b.ins().brif(condition, cold, &[], go_on, &[]);
         self.b.switch_to_block(cold);
         self.b.seal_block(cold);
-        let code = self.constant(types::I32, u64::from(error.0));
-        self.helper(helpers::fault as *const () as usize, &[self.ctx, code], None);
+        self.fault_cold(error.0);
         self.b.ins().jump(go_on, &[]);
         self.b.switch_to_block(go_on);
         self.b.seal_block(go_on);
@@ -183,6 +182,13 @@ impl<'a> Translator<'a, '_> {
         let address = self.checked(target, base, offset, ty.bytes() * count);
         let clif = clif_type(ty);
         let strong = target != Target::Param && is_strong(op);
+        // Nobody writes a kernel's parameters while it runs.
+        let constant = target == Target::Param && self.is_kernel_parameter(op.operand(1)?);
+        let flags = if constant {
+            MemFlagsData::trusted().with_readonly().with_can_move()
+        } else {
+            MemFlagsData::new()
+        };
         let mut values = Vec::with_capacity(count as usize);
         for index in 0..count {
             let at = i64::from(index * ty.bytes());
@@ -192,7 +198,7 @@ impl<'a> Translator<'a, '_> {
                 self.coerce(bits, clif, false)
             } else {
                 let at = i32::try_from(at).expect("at most 64");
-                self.b.ins().load(clif, MemFlagsData::new(), address, at)
+                self.b.ins().load(clif, flags, address, at)
             });
         }
         self.keep_in_step(op, target);
@@ -208,6 +214,14 @@ impl<'a> Translator<'a, '_> {
             }
             single => self.write_as(single, values[0], ty.is_signed()),
         }
+    }
+
+    /// Whether an address is a parameter of this kernel by name.
+    fn is_kernel_parameter(&self, operand: &Operand) -> bool {
+        let Operand::Address(items, _) = operand else { return false };
+        self.id == self.unit.kernel
+            && matches!(items.as_slice(), [Operand::Variable(variable, _)]
+                if (*variable as usize) < self.function.params.len())
     }
 
     pub(super) fn store(&mut self, op: &Op<'a>) -> Done {

@@ -9,7 +9,7 @@
 //! * `translator`: one function from top to bottom, and the dispatch by opcode
 //! * `operand`: reading and writing operands, constants, special registers
 //! * `integer`, `bits`, `float`, `half`, `compare`, `convert`, `pack`, `video`: arithmetic
-//! * `memory`, `atomic`: accesses and their checks
+//! * `memory`, `atomic`, `cold`: accesses and their checks
 //! * `texture`: textures and surfaces
 //! * `control`, `sync`: branches, calls, barriers, warp operations
 //! * `cluster`: clusters of one block
@@ -19,6 +19,7 @@ mod analysis;
 mod atomic;
 mod bits;
 mod cluster;
+mod cold;
 mod compare;
 mod control;
 mod convert;
@@ -49,6 +50,7 @@ use cranelift_frontend::FunctionBuilderContext;
 
 pub(crate) use analysis::Lowering;
 use analysis::Unit;
+use cold::ColdCalls;
 use regions::Plan;
 use translator::Translator;
 
@@ -84,6 +86,7 @@ pub(crate) struct CompiledKernel {
     /// Kept for the code that names them: function bodies and the table through which they call each other.
     _code: Vec<Code>,
     _table: Arc<FunctionTable>,
+    _cold: Arc<ColdCalls>,
 }
 
 impl CompiledKernel {
@@ -118,6 +121,7 @@ impl FunctionTable {
 pub(crate) struct Compiler {
     isa: OwnedTargetIsa,
     pub(crate) limits: Limits,
+    cold: Arc<ColdCalls>,
 }
 
 impl Compiler {
@@ -137,7 +141,9 @@ impl Compiler {
             Ok(builder
                 .finish(settings::Flags::new(flags))
                 .map_err(|error| CompileError::host(error.to_string()))?);
-        Ok(Self { isa: isa.map_err(|error| CompileError::host(error.to_string()))?, limits })
+        let isa = isa.map_err(|error| CompileError::host(error.to_string()))?;
+        let cold = Arc::new(ColdCalls::new(&*isa)?);
+        Ok(Self { isa, limits, cold })
     }
 
     /// Compiles a kernel and everything it can call.
@@ -188,6 +194,7 @@ impl Compiler {
             regions,
             _code: code,
             _table: table,
+            _cold: Arc::clone(&self.cold),
         })
     }
 }
@@ -213,17 +220,23 @@ impl<'a> Making<'a> {
             part,
             self.table,
             &self.compiler.limits,
+            &self.compiler.cold,
             isa.frontend_config(),
             &mut self.context.func,
             &mut self.builder_context,
         )?;
-        if std::env::var_os("VGPU_SOFT_DUMP").is_some() {
+        let dump = std::env::var_os("VGPU_SOFT_DUMP").is_some();
+        if dump {
             eprintln!("{}", self.context.func.display());
+            self.context.set_disasm(true);
         }
         let compiled = self
             .context
             .compile(isa, &mut ControlPlane::default())
             .map_err(|error| CompileError::host(format!("{:?}", error.inner)))?;
+        if dump {
+            eprintln!("{}", compiled.vcode.as_deref().unwrap_or_default());
+        }
         if !compiled.buffer.relocs().is_empty() {
             return Err(CompileError::host("the code needs a relocation"));
         }

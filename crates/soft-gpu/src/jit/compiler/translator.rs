@@ -11,6 +11,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 use ptx::{Body, Function, Instruction, Module, Opcode, Operand, ScalarType, Space, Statement};
 
 use super::analysis::{self, Lowering, SharedId, Unit};
+use super::cold::{self, ColdCalls};
 use super::regions::{Part, Plan};
 use super::{FunctionTable, Limits};
 use crate::error::CompileError;
@@ -39,6 +40,7 @@ pub(super) struct Translator<'a, 'b> {
     pub(super) body: &'a Body,
     pub(super) table: &'a FunctionTable,
     pub(super) limits: &'a Limits,
+    cold: &'a ColdCalls,
     pub(super) ctx: Value,
     pub(super) registers: Vec<(Variable, Type)>,
     pub(super) places: Vec<Place>,
@@ -90,6 +92,7 @@ impl<'a, 'b> Translator<'a, 'b> {
         part: Option<(&'a Plan, usize)>,
         table: &'a FunctionTable,
         limits: &'a Limits,
+        cold: &'a ColdCalls,
         frontend: TargetFrontendConfig,
         clif: &'b mut ClifFunction,
         context: &'b mut FunctionBuilderContext,
@@ -132,6 +135,7 @@ impl<'a, 'b> Translator<'a, 'b> {
             body,
             table,
             limits,
+            cold,
             ctx,
             registers,
             places: Vec::new(),
@@ -405,6 +409,34 @@ impl<'a, 'b> Translator<'a, 'b> {
         let address = self.b.ins().iconst(types::I64, address.cast_signed() as i64);
         let call = self.b.ins().call_indirect(signature, address, args);
         result.map(|_| self.b.inst_results(call)[0])
+    }
+
+    /// Calls [`helpers::judge`] from a cold block.
+    pub(super) fn judge(&mut self, address: Value, shape: Value) {
+        let (judge, arguments) = self.cold.judge();
+        self.call_cold(judge, arguments, &[self.ctx, address, shape]);
+    }
+
+    /// Calls [`helpers::fault`] from a cold block.
+    pub(super) fn fault_cold(&mut self, code: u32) {
+        let code = self.constant(types::I32, u64::from(code));
+        let (fault, arguments) = self.cold.fault();
+        self.call_cold(fault, arguments, &[self.ctx, code]);
+    }
+
+    fn call_cold(&mut self, address: usize, arguments: &[Type], values: &[Value]) {
+        let key = (arguments.to_vec(), Some(types::INVALID));
+        let signature = match self.signatures.get(&key) {
+            Some(&signature) => signature,
+            None => {
+                let signature = cold::signature(CallConv::PreserveAll, arguments);
+                let signature = self.b.import_signature(signature);
+                self.signatures.insert(key, signature);
+                signature
+            }
+        };
+        let address = self.constant(types::I64, address as u64);
+        self.b.ins().call_indirect(signature, address, values);
     }
 
     /// Calls a helper that ends the thread with a fault; the current block ends here.
