@@ -115,7 +115,11 @@ impl Flow {
 
     /// Region `index`.
     pub(super) fn region(&self, index: usize) -> Region {
-        let start = self.starts[index];
+        self.region_from(self.starts[index])
+    }
+
+    /// What can be reached from a block without passing a point.
+    pub(super) fn region_from(&self, start: usize) -> Region {
         let mut seen = vec![false; self.blocks.len()];
         seen[start] = true;
         let mut queue = VecDeque::from([start]);

@@ -5,7 +5,7 @@
 //!
 //! Layout:
 //! * `analysis`: what a kernel reaches, and its lowering
-//! * `flow`, `regions`: a kernel cut where its threads wait for each other
+//! * `flow`, `uniform`, `regions`: a kernel cut where its threads wait for each other
 //! * `translator`: one function from top to bottom, and the dispatch by opcode
 //! * `operand`: reading and writing operands, constants, special registers
 //! * `integer`, `bits`, `float`, `half`, `compare`, `convert`, `pack`, `video`: arithmetic
@@ -37,6 +37,7 @@ mod special;
 mod sync;
 mod texture;
 mod translator;
+mod uniform;
 mod video;
 
 use std::sync::Arc;

@@ -164,7 +164,6 @@ impl<'a, 'b> Translator<'a, 'b> {
             if done.is_err() {
                 return done;
             }
-            translator.close_region();
             translator.b.seal_all_blocks();
             translator.b.finalize(frontend);
             return Ok(());
@@ -216,10 +215,9 @@ impl<'a, 'b> Translator<'a, 'b> {
         let mut ends = 1;
         let mut local = None;
         let frame = analysis::frame_bytes(self.body);
-        if frame > 0 || analysis::allocates(self.module, self.body) {
+        if part.is_none() && (frame > 0 || analysis::allocates(self.module, self.body)) {
             local = Some(self.open_frame(frame));
         }
-        let mut local_end = 0_i64;
         let layout = self.function.param_layout();
         let params = self.function.returns.len() + self.function.params.len();
         for (index, variable) in self.body.variables.iter().enumerate() {
@@ -234,22 +232,43 @@ impl<'a, 'b> Translator<'a, 'b> {
                     Place::Address(self.b.block_params(entry)[ends - 1])
                 }
                 Space::Shared => Place::Shared(self.unit.shared[&SharedId::Function(self.id, index)]),
+                // In regions each thread finds its own.
+                Space::Local if self.part.is_some() => Place::Shared(0),
                 Space::Local => {
-                    let align = i64::from(variable.align).max(16);
-                    local_end = (local_end + align - 1) & !(align - 1);
                     let base = local.expect("a frame was opened for local variables");
-                    let place = self.b.ins().iadd_imm_s(base, local_end);
-                    local_end += variable.bytes.cast_signed();
+                    let offset = self.local_offset(index);
+                    let place = self.b.ins().iadd_imm_s(base, offset);
                     Place::Address(place)
                 }
                 _ => Place::Address(self.stack_slot(variable.bytes, variable.align)),
             };
             self.places.push(place);
         }
-        if let Some(part) = &self.part {
-            let tid = part.tid;
-            if analysis::instructions(self.body).any(|i| self.module.opcode(i).name() == "call") {
-                self.publish_tid(tid);
+    }
+
+    /// Where a `.local` variable lies in the function's frame.
+    fn local_offset(&self, index: usize) -> i64 {
+        let locals = self.body.variables[..=index].iter().filter(|variable| variable.space == Space::Local);
+        let mut place = 0;
+        let mut end = 0_u64;
+        for variable in locals {
+            place = end.next_multiple_of(u64::from(variable.align).max(16));
+            end = place + variable.bytes;
+        }
+        place.cast_signed()
+    }
+
+    /// In regions, at the head of a loop over threads: where the thread's `.local` variables are.
+    pub(super) fn place_locals(&mut self) {
+        if self.unit.local_bytes == 0 {
+            return;
+        }
+        let base = self.open_frame(analysis::frame_bytes(self.body));
+        for index in 0..self.body.variables.len() {
+            if self.body.variables[index].space == Space::Local {
+                let offset = self.local_offset(index);
+                let place = self.b.ins().iadd_imm_s(base, offset);
+                self.places[index] = Place::Address(place);
             }
         }
     }
