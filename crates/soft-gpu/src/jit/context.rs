@@ -99,6 +99,8 @@ pub(crate) enum Wait {
     /// A warp operation.
     Warp,
     ActiveMask,
+    /// An access to volatile shared memory, which is done: the warp keeps in step.
+    Step,
 }
 
 /// A thread of a region between two points; registers follow.

@@ -175,10 +175,13 @@ impl Block {
         let mut moved = false;
         loop {
             let mut ran = false;
-            for thread in lanes.clone() {
+            let mut thread = lanes.start;
+            while thread < lanes.end {
                 if self.status[thread] == Status::Ready {
                     ran = true;
-                    self.run_thread(thread, lanes.end)?;
+                    thread = self.run_thread(thread, lanes.end)?;
+                } else {
+                    thread += 1;
                 }
             }
             moved |= ran;
@@ -217,8 +220,8 @@ impl Block {
         }
     }
 
-    /// Runs a thread; in regions also those after it, up to `end`, that are at the same point.
-    fn run_thread(&mut self, thread: usize, end: usize) -> Result<(), u32> {
+    /// Runs a thread; in regions also those after it, up to `end`, that are at the same point. Answers the next one.
+    fn run_thread(&mut self, thread: usize, end: usize) -> Result<usize, u32> {
         let fiber = match &mut self.runner {
             Runner::Fibers(fibers) => &mut fibers[thread],
             Runner::Crew(crew, points) => {
@@ -227,7 +230,7 @@ impl Block {
                 let end = (thread..end).find(|other| !same(other)).unwrap_or(end);
                 let outcome = crew.run(points[thread], thread, end)?;
                 self.arrive(thread..end, outcome);
-                return Ok(());
+                return Ok(end);
             }
         };
         match fiber.resume() {
@@ -241,7 +244,7 @@ impl Block {
             }
             Paused::Asks(request) => self.status[thread] = self.take(thread, request),
         }
-        Ok(())
+        Ok(thread + 1)
     }
 
     /// Writes down what a thread asks for.

@@ -71,6 +71,7 @@ impl Crew {
         }
         let Record { value, mask, b, c, op, .. } = *self.record(thread);
         match wait {
+            Wait::Step => Request::Step,
             Wait::Arrive => Request::Arrive { id: mask, count: b },
             Wait::ActiveMask => Request::ActiveMask { place: mask },
             Wait::Warp => {
@@ -205,8 +206,11 @@ impl Turn<'_> {
         // SAFETY: the coroutine's own context.
         let threads = unsafe { (*self.ctx).ntid.iter().product::<u32>() };
         let whole = first.is_multiple_of(32) && last == (first + 32).min(threads);
-        if self.wait(point) != Some(Wait::Warp) || !whole {
+        if !whole || !matches!(self.wait(point), Some(Wait::Warp | Wait::Step)) {
             return false;
+        }
+        if self.wait(point) == Some(Wait::Step) {
+            return true;
         }
         let present = u32::MAX >> (32 - (last - first));
         let mut lanes = [Lane::default(); 32];

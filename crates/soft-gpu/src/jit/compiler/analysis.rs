@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ptx::ast::{LabelId, Name};
-use ptx::{Body, Instruction, Module, Operand, Space, Statement};
+use ptx::{Body, Instruction, Module, Opcode, Operand, Space, Statement};
+
+use super::flow::Flow;
 
 use crate::image::{FunctionId, Image, Symbol, VariableId};
 
@@ -183,24 +185,58 @@ impl<'a> Unit<'a> {
             let opcode = module.opcode(instruction);
             waits |= match opcode.name() {
                 "bar" | "barrier" if opcode.has("cluster") => true,
-                name if is_point(name) => id != self.kernel,
                 "nanosleep" | "mbarrier" | "mma" | "wmma" | "ldmatrix" | "stmatrix" | "movmatrix"
                 | "alloca" => true,
                 "exit" => id != self.kernel,
-                "ld" | "st" if opcode.has("volatile") && opcode.has("shared") => {
-                    self.lock_step = true;
-                    true
+                _ if is_point(opcode) => {
+                    self.lock_step |= matches!(opcode.name(), "ld" | "st");
+                    id != self.kernel
                 }
                 _ => false,
             };
         }
-        waits || !spinning_branches(module, body).is_empty()
+        waits || self.must_spin(id)
+    }
+
+    /// Whether a thread in this function may spin. A loop of the kernel that passes a barrier of the whole block in every
+    /// turn, and looks only at shared memory, lets those run who can change what it looks at.
+    fn must_spin(&self, id: FunctionId) -> bool {
+        let module = &self.image.texts[id.text];
+        let body = self.body(id);
+        let spins = spinning_branches(module, body, |_| true);
+        if spins.is_empty() || id != self.kernel {
+            return !spins.is_empty();
+        }
+        let elsewhere = |opcode: &Opcode| !opcode.has("shared");
+        if !spinning_branches(module, body, elsewhere).is_empty() {
+            return true;
+        }
+        let flow = Flow::new(module, body, |instruction| {
+            let opcode = module.opcode(instruction);
+            let whole = matches!(instruction.operands.as_slice(), [Operand::Int(_)]);
+            matches!(opcode.name(), "bar" | "barrier")
+                && opcode.has("sync")
+                && !["warp", "cluster", "red"].iter().any(|other| opcode.has(other))
+                && whole
+                && instruction.guard.is_none()
+        });
+        let block_of =
+            |at: usize| flow.blocks.iter().position(|block| (block.first..block.end).contains(&at));
+        spins.into_iter().any(|branch| {
+            let Some(from) = block_of(branch) else { return true };
+            flow.blocks[from].next.iter().any(|&next| flow.region_from(next).blocks.contains(&from))
+        })
     }
 }
 
 /// Instructions at which a thread meets others.
-pub(super) fn is_point(name: &str) -> bool {
-    matches!(name, "bar" | "barrier" | "vote" | "shfl" | "match" | "redux" | "activemask" | "elect")
+pub(super) fn is_point(opcode: &Opcode) -> bool {
+    match opcode.name() {
+        "bar" | "barrier" | "vote" | "shfl" | "match" | "redux" | "activemask" | "elect" => true,
+        // Code for lock-step warps relies on volatile shared accesses of all lanes happening together.
+        "ld" | "st" => opcode.has("volatile") && opcode.has("shared"),
+        _ => false,
+    }
 }
 
 /// Bytes of the `.local` variables of a function, each aligned.
@@ -241,7 +277,13 @@ pub(crate) fn callee(image: &Image, text: usize, body: &Body, call: &Instruction
 /// Indices of the statements that branch back around an access which another thread may answer.
 ///
 /// A loop whose only such access is an atomic without a used result (a histogram) cannot wait for anything.
-pub(crate) fn spinning_branches(module: &Module, body: &Body) -> HashSet<usize> {
+///
+/// Only accesses whose opcode `counts` are looked at.
+pub(crate) fn spinning_branches(
+    module: &Module,
+    body: &Body,
+    counts: impl Fn(&Opcode) -> bool,
+) -> HashSet<usize> {
     let mut labels: HashMap<LabelId, usize> = HashMap::new();
     let mut branches = Vec::new();
     // How many statements before this one hold an access that can be waited on.
@@ -255,7 +297,7 @@ pub(crate) fn spinning_branches(module: &Module, body: &Body) -> HashSet<usize> 
                 labels.insert(*label, at);
             }
             Statement::Instruction(instruction) => {
-                if may_wait(module, instruction, &reads) {
+                if counts(module.opcode(instruction)) && may_wait(module, instruction, &reads) {
                     waits += 1;
                 }
                 for operand in &instruction.operands {

@@ -204,8 +204,11 @@ impl Flow {
         }
         for (index, &start) in self.starts.iter().enumerate() {
             let result = self.points[index].map(|at| match &body.statements[at] {
-                Statement::Instruction(instruction) => Roles::of(module, instruction).results,
-                Statement::Label(_) => Vec::new(),
+                // A load is done before its thread waits.
+                Statement::Instruction(instruction) if module.opcode(instruction).name() != "ld" => {
+                    Roles::of(module, instruction).results
+                }
+                _ => Vec::new(),
             });
             let result = result.unwrap_or_default();
             let bit = |register: &RegId| live[start][*register as usize / 64] >> (register % 64) & 1 == 1;

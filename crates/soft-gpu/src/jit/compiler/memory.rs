@@ -258,7 +258,7 @@ impl<'a> Translator<'a, '_> {
 
     /// Code for lock-step warps relies on volatile shared accesses of all lanes happening together.
     fn keep_in_step(&mut self, op: &Op<'a>, target: Target) {
-        if self.unit.lock_step && target == Target::Shared && op.has("volatile") {
+        if self.part.is_none() && self.unit.lock_step && target == Target::Shared && op.has("volatile") {
             self.helper(helpers::step as *const () as usize, &[self.ctx], None);
         }
     }

@@ -38,8 +38,7 @@ impl Plan {
         let module = &unit.image.texts[unit.kernel.text];
         let function = unit.image.function(unit.kernel);
         let body = unit.body(unit.kernel);
-        let flow =
-            Flow::new(module, body, |instruction| analysis::is_point(module.opcode(instruction).name()));
+        let flow = Flow::new(module, body, |instruction| analysis::is_point(module.opcode(instruction)));
         if flow.points.len() > 1
             && (flow.size() > MOST_GROWTH * body.statements.len() + SMALL
                 || flow.parts_a_call(body, function.params.len()))
@@ -50,6 +49,7 @@ impl Plan {
             Some(Statement::Instruction(instruction)) => {
                 let opcode = module.opcode(instruction);
                 match (opcode.name(), instruction.operands.as_slice()) {
+                    ("ld" | "st", _) => Wait::Step,
                     ("activemask", _) => Wait::ActiveMask,
                     ("bar" | "barrier", _) if opcode.has("warp") => Wait::Warp,
                     ("bar" | "barrier", _) if opcode.has("arrive") => Wait::Arrive,
@@ -95,7 +95,9 @@ impl Plan {
     /// Whether the threads that start at a point must be kept in warps: they come to an operation of the warp.
     pub(super) fn by_warp(&self, region: usize) -> bool {
         let outcomes = self.flow.region(region).outcomes;
-        outcomes.iter().any(|&point| point > 0 && matches!(self.waits[point], Wait::Warp | Wait::ActiveMask))
+        outcomes.iter().any(|&point| {
+            point > 0 && matches!(self.waits[point], Wait::Warp | Wait::ActiveMask | Wait::Step)
+        })
     }
 }
 
@@ -280,9 +282,9 @@ impl<'a> Translator<'a, '_> {
         let (text, block) = (self.text(), &plan.flow.blocks[block]);
         self.body.statements[block.first..block.end].iter().all(|statement| {
             let Statement::Instruction(instruction) = statement else { return true };
-            let name = self.module.opcode(instruction).name();
-            let guarded = instruction.guard;
-            if block.point.is_some() && analysis::is_point(name) {
+            let opcode = self.module.opcode(instruction);
+            let (name, guarded) = (opcode.name(), instruction.guard);
+            if block.point.is_some() && analysis::is_point(opcode) {
                 return guarded.is_none();
             }
             guarded.is_none_or(|(guard, _)| plan.uniform.is_uniform(guard))
@@ -384,7 +386,7 @@ impl<'a> Translator<'a, '_> {
             let value = self.record(types::I64, place as usize);
             self.b.def_var(self.carry, value);
         }
-        if let Some(at) = plan.flow.points[index] {
+        if let Some(at) = plan.flow.points[index].filter(|_| plan.waits[index] != Wait::Step) {
             self.again(at)?;
         }
         self.part_mut().phase = Phase::Ask;

@@ -123,7 +123,7 @@ impl<'a, 'b> Translator<'a, 'b> {
         let leave = b.create_block();
         let carry = b.declare_var(types::I64);
         let spins = match unit.lowering {
-            Lowering::Fibers => analysis::spinning_branches(module, body),
+            Lowering::Fibers => analysis::spinning_branches(module, body, |_| true),
             Lowering::Regions => HashSet::new(),
         };
         let mut translator = Self {
