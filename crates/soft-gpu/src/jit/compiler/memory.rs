@@ -67,6 +67,14 @@ impl<'a> Translator<'a, '_> {
 
     /// The host address of an access of `bytes` bytes, checked.
     pub(super) fn checked(&mut self, target: Target, base: Value, offset: i64, bytes: u32) -> Value {
+        if self.part.as_ref().is_some_and(|part| part.unchecked.contains(&self.statement)) {
+            let address = self.b.ins().iadd_imm_s(base, offset);
+            if target != Target::Shared {
+                return address;
+            }
+            let arena = self.field(types::I64, offset_of!(ThreadContext, shared_base));
+            return self.b.ins().iadd(arena, address);
+        }
         match target {
             Target::Param => self.b.ins().iadd_imm_s(base, offset),
             Target::Shared => self.checked_shared(base, offset, bytes),

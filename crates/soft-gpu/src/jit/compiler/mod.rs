@@ -5,7 +5,8 @@
 //!
 //! Layout:
 //! * `analysis`: what a kernel reaches, and its lowering
-//! * `flow`, `uniform`, `regions`: a kernel cut where its threads wait for each other
+//! * `flow`, `uniform`, `regions`, `record`: a kernel cut where its threads wait for each other
+//! * `range`, `even`: loops over threads without those that do nothing, and without checks that all pass
 //! * `translator`: one function from top to bottom, and the dispatch by opcode
 //! * `operand`: reading and writing operands, constants, special registers
 //! * `integer`, `bits`, `float`, `half`, `compare`, `convert`, `pack`, `video`: arithmetic
@@ -23,6 +24,7 @@ mod cold;
 mod compare;
 mod control;
 mod convert;
+mod even;
 mod float;
 mod flow;
 mod half;
@@ -32,6 +34,8 @@ mod mbarrier;
 mod memory;
 mod operand;
 mod pack;
+mod range;
+mod record;
 mod regions;
 mod special;
 mod sync;

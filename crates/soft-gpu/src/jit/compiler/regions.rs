@@ -6,11 +6,11 @@
 use std::collections::{HashMap, HashSet};
 use std::mem::offset_of;
 
-use cranelift_codegen::ir::condcodes::{CondCode, IntCC};
-use cranelift_codegen::ir::{Block, InstBuilder, MemFlagsData, Type, Value, types};
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{Block, InstBuilder, Value, types};
 use cranelift_frontend::Variable;
 use ptx::ast::RegId;
-use ptx::{Instruction, Operand, ScalarType, Statement};
+use ptx::{Operand, Statement};
 
 use super::analysis::{self, Unit};
 use super::flow::{Flow, Region, Roles};
@@ -21,13 +21,13 @@ use crate::jit::context::{EXITED, MIXED, Record, ThreadContext, Wait};
 /// How a kernel is cut, and what a thread's record holds.
 pub(super) struct Plan {
     pub(super) flow: Flow,
-    uniform: Uniform,
+    pub(super) uniform: Uniform,
     /// What threads wait for at each point; of the first, the top of the kernel, nothing is asked.
     pub(super) waits: Vec<Wait>,
     /// Offsets in the record of the registers that are live at a point.
-    places: HashMap<RegId, u32>,
+    pub(super) places: HashMap<RegId, u32>,
     /// Where the carry flag is kept, if the kernel has one.
-    carry: Option<u32>,
+    pub(super) carry: Option<u32>,
     /// 0 if the kernel has no points: there are no records then.
     pub(super) record_bytes: u32,
 }
@@ -103,18 +103,18 @@ impl Plan {
 
 /// The region that is being translated.
 pub(super) struct Part<'a> {
-    plan: &'a Plan,
-    index: usize,
+    pub(super) plan: &'a Plan,
+    pub(super) index: usize,
     first: Value,
     last: Value,
     /// The record of the first thread of the range.
-    leader: Value,
+    pub(super) leader: Value,
     /// The axes of the first thread.
     start: [Value; 3],
     /// The thread that a loop is at: its axes, the first thread of its row, its record and its local memory.
     pub(super) tid: [Variable; 3],
-    row: Variable,
-    record: Variable,
+    pub(super) row: Variable,
+    pub(super) record: Variable,
     pub(super) local: Variable,
     /// All outcomes so far, joined by `and` and by `or`.
     joined: [Variable; 2],
@@ -122,10 +122,24 @@ pub(super) struct Part<'a> {
     latch: Block,
     pub(super) phase: Phase,
     /// Registers that the region may write.
-    written: Vec<bool>,
+    pub(super) written: Vec<bool>,
     /// All threads of the loop come to the same point, so what is equal in all of them is kept once.
+    pub(super) together: bool,
+    pub(super) in_loop: bool,
+    /// Statements whose accesses have been checked for all threads of the row.
+    pub(super) unchecked: HashSet<usize>,
+}
+
+/// What a loop over the threads of a row is made of.
+struct Threads {
+    entry: usize,
+    region: Region,
     together: bool,
-    in_loop: bool,
+    /// Registers that are equal in all threads where the loop begins, with their values.
+    shared: Vec<(Variable, Value)>,
+    /// Behind the last x, and where to go then.
+    end: Value,
+    row_end: Block,
 }
 
 impl Part<'_> {
@@ -188,14 +202,15 @@ impl<'a> Translator<'a, '_> {
             written,
             together: false,
             in_loop: false,
+            unchecked: HashSet::new(),
         });
     }
 
-    fn part(&self) -> &Part<'a> {
+    pub(super) fn part(&self) -> &Part<'a> {
         self.part.as_ref().expect("a region was opened")
     }
 
-    fn part_mut(&mut self) -> &mut Part<'a> {
+    pub(super) fn part_mut(&mut self) -> &mut Part<'a> {
         self.part.as_mut().expect("a region was opened")
     }
 
@@ -253,7 +268,7 @@ impl<'a> Translator<'a, '_> {
     }
 
     /// Registers that live at a point, as far as they are of a kind.
-    fn live_where(&self, index: usize, kind: impl Fn(&Plan, RegId) -> bool) -> Vec<RegId> {
+    pub(super) fn live_where(&self, index: usize, kind: impl Fn(&Plan, RegId) -> bool) -> Vec<RegId> {
         let plan = self.part().plan;
         plan.flow.live[index].iter().copied().filter(|&register| kind(plan, register)).collect()
     }
@@ -292,7 +307,7 @@ impl<'a> Translator<'a, '_> {
         })
     }
 
-    fn text(&self) -> Text<'a> {
+    pub(super) fn text(&self) -> Text<'a> {
         Text { module: self.module, body: self.body, parameters: self.function.params.len() }
     }
 
@@ -321,7 +336,7 @@ impl<'a> Translator<'a, '_> {
 
     /// A loop over the threads of the range, from a block on; the current block is its own.
     fn thread_loop(&mut self, entry: usize) -> Result<(), (usize, String)> {
-        let (plan, index) = (self.part().plan, self.part().index);
+        let plan = self.part().plan;
         let region = plan.flow.region_from(entry);
         let together = plan.uniform.in_step && region.outcomes.len() <= 1;
         let (tid, row, start) = (self.part().tid, self.part().row, self.part().start);
@@ -343,9 +358,7 @@ impl<'a> Translator<'a, '_> {
         let (first, last) = (self.part().first, self.part().last);
         let begin = self.b.ins().isub(first, start[0]);
         self.b.def_var(row, begin);
-        let (row_head, head) = (self.b.create_block(), self.b.create_block());
-        let (latch, row_end, out) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
-        self.b.append_block_param(latch, types::I32);
+        let [row_head, some, row_end, out] = [(); 4].map(|()| self.b.create_block());
         self.b.ins().jump(row_head, &[]);
         // A row: x from here to the end of the range or of the row.
         self.b.switch_to_block(row_head);
@@ -365,19 +378,66 @@ impl<'a> Translator<'a, '_> {
         let place = self.local_of(plan, thread);
         self.b.def_var(local, place);
         let any = self.b.ins().icmp(IntCC::UnsignedLessThan, x, end);
-        self.b.ins().brif(any, head, &[], row_end, &[]);
+        self.b.ins().brif(any, some, &[], row_end, &[]);
+        self.b.switch_to_block(some);
+        let even = self.even_accesses(&region);
+        let threads = Threads { entry, region, together, shared, end, row_end };
+        let head = self.b.create_block();
+        if even.accesses.is_empty() {
+            self.b.ins().jump(head, &[]);
+        } else {
+            let free = self.b.create_block();
+            let good = self.all_good(&even, x, end).map_err(|what| (self.statement, what))?;
+            self.b.ins().brif(good, free, &[], head, &[]);
+            self.b.switch_to_block(free);
+            self.part_mut().unchecked = even.accesses.iter().map(|access| access.statement).collect();
+            self.threads(&threads)?;
+            self.part_mut().unchecked.clear();
+        }
+        self.b.switch_to_block(head);
+        self.threads(&threads)?;
+        self.b.switch_to_block(row_end);
+        self.next_row(row_head, out, width);
+        // The end of the range.
+        self.b.switch_to_block(out);
+        let outcomes = &threads.region.outcomes;
+        let only = outcomes.first().copied().unwrap_or(0);
+        if together && only > 0 {
+            self.keep_shared(only);
+        }
+        let result = if outcomes.len() > 1 {
+            let [all, any] = self.part().joined.map(|variable| self.b.use_var(variable));
+            let same = self.b.ins().icmp(IntCC::Equal, all, any);
+            let mixed = self.constant(types::I32, MIXED.into());
+            self.b.ins().select(same, all, mixed)
+        } else {
+            self.constant(types::I32, only as u64)
+        };
+        self.b.ins().return_(&[result]);
+        self.part_mut().in_loop = false;
+        Ok(())
+    }
+
+    /// The threads of a row from x on; the current block comes before the first of them.
+    fn threads(&mut self, threads: &Threads) -> Result<(), (usize, String)> {
+        let (plan, index) = (self.part().plan, self.part().index);
+        let Threads { entry, region, together, shared, end, row_end } = threads;
+        let (tid, record, local) = (self.part().tid, self.part().record, self.part().local);
+        let (head, latch) = (self.b.create_block(), self.b.create_block());
+        self.b.append_block_param(latch, types::I32);
+        self.b.ins().jump(head, &[]);
         // A thread.
         self.b.switch_to_block(head);
         self.leave = self.b.create_block();
         self.terminated = false;
         self.checked.clear();
         let part = self.part_mut();
-        (part.latch, part.together, part.in_loop, part.phase) = (latch, together, true, Phase::Answer);
+        (part.latch, part.together, part.in_loop, part.phase) = (latch, *together, true, Phase::Answer);
         self.place_locals();
         if self.calls() {
             self.publish_tid(tid);
         }
-        for (variable, value) in shared {
+        for &(variable, value) in shared {
             self.b.def_var(variable, value);
         }
         let own = self.live_where(index, |plan, register| !plan.uniform.is_uniform(register));
@@ -393,7 +453,7 @@ impl<'a> Translator<'a, '_> {
         let targets: HashMap<usize, Block> =
             region.blocks.iter().map(|&block| (block, self.b.create_block())).collect();
         self.set_labels(&targets);
-        self.b.ins().jump(targets[&entry], &[]);
+        self.b.ins().jump(targets[entry], &[]);
         self.terminated = true;
         for &block in &region.blocks {
             self.start_block(targets[&block]);
@@ -412,8 +472,7 @@ impl<'a> Translator<'a, '_> {
         self.b.ins().jump(latch, &[exited.into()]);
         // The next thread.
         self.b.switch_to_block(latch);
-        let mixed = region.outcomes.len() > 1;
-        if mixed {
+        if region.outcomes.len() > 1 {
             self.join(latch);
         }
         if plan.record_bytes > 0 {
@@ -430,26 +489,8 @@ impl<'a> Translator<'a, '_> {
         let now = self.b.use_var(tid[0]);
         let next = self.b.ins().iadd_imm_s(now, 1);
         self.b.def_var(tid[0], next);
-        let more = self.b.ins().icmp(IntCC::UnsignedLessThan, next, end);
-        self.b.ins().brif(more, head, &[], row_end, &[]);
-        self.b.switch_to_block(row_end);
-        self.next_row(row_head, out, width);
-        // The end of the range.
-        self.b.switch_to_block(out);
-        let only = region.outcomes.first().copied().unwrap_or(0);
-        if together && only > 0 {
-            self.keep_shared(only);
-        }
-        let result = if mixed {
-            let [all, any] = self.part().joined.map(|variable| self.b.use_var(variable));
-            let same = self.b.ins().icmp(IntCC::Equal, all, any);
-            let mixed = self.constant(types::I32, MIXED.into());
-            self.b.ins().select(same, all, mixed)
-        } else {
-            self.constant(types::I32, only as u64)
-        };
-        self.b.ins().return_(&[result]);
-        self.part_mut().in_loop = false;
+        let more = self.b.ins().icmp(IntCC::UnsignedLessThan, next, *end);
+        self.b.ins().brif(more, head, &[], *row_end, &[]);
         Ok(())
     }
 
@@ -506,211 +547,8 @@ impl<'a> Translator<'a, '_> {
         self.b.ins().iadd(base, offset)
     }
 
-    /// The x of the threads that do anything between a block and the point to which all come, as bounds from below and
-    /// above. `None` stands for all of them.
-    ///
-    /// It looks for `setp.lt %p, %tid.x, %n; @!%p bra point`: who does not pass has nothing to do or to keep.
-    fn range_of(&mut self, entry: usize, region: &Region) -> Option<(Option<Value>, Option<Value>)> {
-        let plan = self.part().plan;
-        let block = &plan.flow.blocks[entry];
-        let point = region.outcomes.first().copied().unwrap_or(0);
-        let instructions: Vec<&Instruction> = self.body.statements[block.first..block.end]
-            .iter()
-            .filter_map(|statement| match statement {
-                Statement::Instruction(instruction) => Some(instruction),
-                Statement::Label(_) => None,
-            })
-            .collect();
-        let (last, before) = instructions.split_last()?;
-        let (guard, negated) = last.guard.filter(|_| self.module.opcode(last).name() == "bra")?;
-        let &[through, taken] = block.next.as_slice() else { return None };
-        // Which way leads to the point without anything on it?
-        let passes_if_taken = match (self.leads_to(taken, point), self.leads_to(through, point)) {
-            (true, false) => true,
-            (false, true) => false,
-            _ => return None,
-        };
-        let (compare, others) = before.split_last()?;
-        let text = self.text();
-        let live = |register: usize| {
-            RegId::try_from(register).is_ok_and(|register| plan.flow.live[point].contains(&register))
-        };
-        let is_harmless = |instruction: &&&Instruction| {
-            instruction.guard.is_none()
-                && text.is_pure(instruction, &mut |_| true)
-                && !Roles::may_write(self.module, instruction).any(live)
-        };
-        if !before.iter().all(|instruction| is_harmless(&instruction)) {
-            return None;
-        }
-        // What is equal in all threads must not change on the way: somebody has to keep it, even if nobody passes.
-        let shared_changes = region.blocks.iter().any(|&block| {
-            let block = &plan.flow.blocks[block];
-            self.body.statements[block.first..block.end].iter().any(|statement| match statement {
-                Statement::Instruction(instruction) => Roles::may_write(self.module, instruction)
-                    .any(|register| live(register) && plan.uniform.is_uniform(register as RegId)),
-                Statement::Label(_) => false,
-            })
-        });
-        let opcode = self.module.opcode(compare);
-        let [Operand::Register(predicate), left, right] = compare.operands.as_slice() else { return None };
-        let ty = opcode.types().last().copied()?;
-        let known = opcode.parts.len() == 3 && matches!(ty, ScalarType::U32 | ScalarType::S32);
-        if shared_changes
-            || opcode.name() != "setp"
-            || !known
-            || *predicate != guard
-            || compare.guard.is_some()
-        {
-            return None;
-        }
-        let written = |operand: &Operand| match operand {
-            Operand::Register(register) => others
-                .iter()
-                .any(|other| Roles::may_write(self.module, other).any(|w| w == *register as usize)),
-            _ => false,
-        };
-        let (bound, swapped) = match (self.is_x(left), self.is_x(right)) {
-            (true, false) => (right, false),
-            (false, true) => (left, true),
-            _ => return None,
-        };
-        let equal = match bound {
-            Operand::Register(register) => plan.uniform.is_uniform(*register),
-            Operand::Int(_) => true,
-            _ => false,
-        };
-        if !equal || written(bound) {
-            return None;
-        }
-        let order = match &*opcode.parts[1] {
-            "lt" | "lo" => IntCC::UnsignedLessThan,
-            "le" | "ls" => IntCC::UnsignedLessThanOrEqual,
-            "gt" | "hi" => IntCC::UnsignedGreaterThan,
-            "ge" | "hs" => IntCC::UnsignedGreaterThanOrEqual,
-            "eq" => IntCC::Equal,
-            "ne" => IntCC::NotEqual,
-            _ => return None,
-        };
-        let order = if swapped { order.swap_args() } else { order };
-        // Those who do not take the way to the point are the ones that do something.
-        let order = if passes_if_taken ^ negated { order.complement() } else { order };
-        let bound = self.read(bound, types::I32).ok()?;
-        let zero = self.constant(types::I32, 0);
-        // x is never negative: below a negative bound there is nobody, above it is everybody.
-        let negative = match ty {
-            ScalarType::S32 => Some(self.b.ins().icmp(IntCC::SignedLessThan, bound, zero)),
-            _ => None,
-        };
-        let most = self.constant(types::I32, u64::from(u32::MAX));
-        let next = self.b.ins().iadd_imm_s(bound, 1);
-        let is_most = self.b.ins().icmp(IntCC::Equal, bound, most);
-        let beyond = self.b.ins().select(is_most, most, next);
-        let mut clamp = |value: Value| match negative {
-            Some(negative) => self.b.ins().select(negative, zero, value),
-            None => value,
-        };
-        Some(match order {
-            IntCC::UnsignedLessThan => (None, Some(clamp(bound))),
-            IntCC::UnsignedLessThanOrEqual => (None, Some(clamp(beyond))),
-            IntCC::UnsignedGreaterThan => (Some(clamp(beyond)), None),
-            IntCC::UnsignedGreaterThanOrEqual => (Some(clamp(bound)), None),
-            IntCC::Equal if negative.is_none() => (Some(bound), Some(beyond)),
-            IntCC::Equal => {
-                let (low, high) = (clamp(bound), clamp(beyond));
-                (Some(low), Some(high))
-            }
-            _ => return None,
-        })
-    }
-
-    /// Whether a block leads to a point, or for 0 to the end, with nothing on the way.
-    fn leads_to(&self, mut block: usize, point: usize) -> bool {
-        let flow = &self.part().plan.flow;
-        for _ in 0..8 {
-            let this = &flow.blocks[block];
-            let mut instructions =
-                self.body.statements[this.first..this.end].iter().filter_map(|statement| match statement {
-                    Statement::Instruction(instruction) => Some(instruction),
-                    Statement::Label(_) => None,
-                });
-            match (instructions.next(), instructions.next()) {
-                (Some(only), None) if only.guard.is_some() => return false,
-                (Some(_), None) if this.point.is_some() => {
-                    let whole =
-                        this.point.map(|at| matches!(flow_wait(self.part().plan, at), Wait::Whole(_)));
-                    return this.point == Some(point) && whole == Some(true);
-                }
-                (Some(only), None) if matches!(self.module.opcode(only).name(), "ret" | "exit") => {
-                    return point == 0;
-                }
-                (Some(only), None) if self.module.opcode(only).name() != "bra" => return false,
-                (Some(_), Some(_)) => return false,
-                (None, _) if this.exits => return point == 0,
-                _ => {}
-            }
-            let [next] = this.next.as_slice() else { return false };
-            block = *next;
-        }
-        false
-    }
-
-    /// Whether an operand is `%tid.x`, by name or in a register that holds nothing else.
-    fn is_x(&self, operand: &Operand) -> bool {
-        match operand {
-            Operand::Special(name) => &**name == "tid.x",
-            Operand::Register(register) => {
-                let Some(at) = self.part().plan.uniform.anew(*register) else { return false };
-                let Statement::Instruction(only) = &self.body.statements[at] else { return false };
-                self.module.opcode(only).name() == "mov"
-                    && matches!(&only.operands[1..], [Operand::Special(name)] if &**name == "tid.x")
-            }
-            _ => false,
-        }
-    }
-
     fn calls(&self) -> bool {
         analysis::instructions(self.body).any(|i| self.module.opcode(i).name() == "call")
-    }
-
-    /// Gives registers the values that they had at the point: from the record, or anew.
-    fn restore(&mut self, registers: &[RegId]) -> Result<(), (usize, String)> {
-        let plan = self.part().plan;
-        let mut done = HashSet::new();
-        for &register in registers {
-            match plan.places.get(&register) {
-                Some(&place) => {
-                    let (variable, ty) = self.registers[register as usize];
-                    let value = self.record(ty, place as usize);
-                    self.b.def_var(variable, value);
-                }
-                None => self.compute(register, &mut done)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Computes a register anew, with all that it is made of.
-    fn compute(&mut self, register: RegId, done: &mut HashSet<RegId>) -> Result<(), (usize, String)> {
-        let Some(at) = self.part().plan.uniform.anew(register) else { return Ok(()) };
-        if !done.insert(register) {
-            return Ok(());
-        }
-        if let Statement::Instruction(instruction) = &self.body.statements[at] {
-            for source in Roles::of(self.module, instruction).reads {
-                self.compute(source, done)?;
-            }
-        }
-        self.again(at)
-    }
-
-    /// Translates the instruction at a statement, wherever the translation is.
-    fn again(&mut self, at: usize) -> Result<(), (usize, String)> {
-        let Statement::Instruction(instruction) = &self.body.statements[at] else { return Ok(()) };
-        self.statement = at;
-        let opcode = self.module.opcode(instruction);
-        let op = Op { opcode, types: opcode.types(), operands: &instruction.operands };
-        self.dispatch(&op).map_err(|what| (at, what))
     }
 
     /// Translates an instruction at a point: what it asks for, then the end of the thread's turn.
@@ -732,57 +570,6 @@ impl<'a> Translator<'a, '_> {
         Ok(())
     }
 
-    /// Writes what the thread needs behind a point to its record, as far as this region changes it.
-    fn keep(&mut self, point: usize) {
-        let (plan, together) = (self.part().plan, self.part().together);
-        let kept = self.live_where(point, |plan, register| {
-            let shared = plan.uniform.is_uniform(register);
-            let changed = self.part().written[register as usize];
-            // When threads part, each needs what was kept once for all.
-            plan.places.contains_key(&register) && if shared { !together } else { changed }
-        });
-        for register in kept {
-            let value = self.b.use_var(self.registers[register as usize].0);
-            self.set_record(plan.places[&register] as usize, value);
-        }
-        if let Some(place) = plan.carry {
-            let value = self.b.use_var(self.carry);
-            self.set_record(place as usize, value);
-        }
-    }
-
-    /// Writes what is equal in all threads behind a point to the record of the first.
-    fn keep_shared(&mut self, point: usize) {
-        let plan = self.part().plan;
-        let kept = self.live_where(point, |plan, register| {
-            plan.uniform.is_uniform(register) && plan.places.contains_key(&register)
-        });
-        let leader = self.part().leader;
-        for register in kept {
-            let value = self.b.use_var(self.registers[register as usize].0);
-            let offset = i32::try_from(plan.places[&register]).expect("records are small");
-            self.b.ins().store(MemFlagsData::trusted(), value, leader, offset);
-        }
-    }
-
-    /// A word of the thread's record; outside the loop of the first one's.
-    pub(super) fn record(&mut self, ty: Type, offset: usize) -> Value {
-        let record = self.record_now();
-        let offset = i32::try_from(offset).expect("records are small");
-        self.b.ins().load(ty, MemFlagsData::trusted(), record, offset)
-    }
-
-    pub(super) fn set_record(&mut self, offset: usize, value: Value) {
-        let record = self.record_now();
-        let offset = i32::try_from(offset).expect("records are small");
-        self.b.ins().store(MemFlagsData::trusted(), value, record, offset);
-    }
-
-    fn record_now(&mut self) -> Value {
-        let record = self.part().record;
-        if self.part().in_loop { self.b.use_var(record) } else { self.part().leader }
-    }
-
     /// The place of the thread in its block, where that is known without computing it.
     pub(super) fn loop_thread(&mut self) -> Option<Value> {
         let part = self.part.as_ref()?;
@@ -790,10 +577,6 @@ impl<'a> Translator<'a, '_> {
         let (row, x) = (self.b.use_var(row), self.b.use_var(x));
         Some(self.b.ins().iadd(row, x))
     }
-}
-
-fn flow_wait(plan: &Plan, point: usize) -> Wait {
-    plan.waits[point]
 }
 
 /// Regions may hold this many times the statements of their kernel, and this many more.

@@ -18,8 +18,10 @@ pub(super) struct Uniform {
     pub(super) in_step: bool,
     /// By register: equal in all threads at a point. All false if the threads are not in step.
     registers: Vec<bool>,
-    /// Statements of the only write of registers that can be computed anew anywhere.
-    anew: HashMap<RegId, usize>,
+    /// Registers that can be computed anew anywhere: the statement, and how many instructions it takes.
+    fixed: HashMap<RegId, (usize, usize)>,
+    /// By register: the statement of its only write, if that always happens.
+    only_writes: Vec<Option<usize>>,
 }
 
 impl Uniform {
@@ -28,7 +30,8 @@ impl Uniform {
         let mut uniform = Uniform {
             in_step: flow.blocks.len() <= MOST_BLOCKS,
             registers: vec![true; body.registers.len()],
-            anew: text.anew(),
+            fixed: text.fixed(),
+            only_writes: text.only_writes(),
         };
         if uniform.in_step {
             uniform.settle(&text, flow);
@@ -55,9 +58,19 @@ impl Uniform {
             && Roles::may_write(text.module, instruction).all(|register| self.registers[register])
     }
 
-    /// The statement that gives a register its value, if it may be done again.
+    /// The statement that gives a register its value, if it is done again rather than the register kept.
     pub(super) fn anew(&self, register: RegId) -> Option<usize> {
-        self.anew.get(&register).copied()
+        self.fixed.get(&register).filter(|(_, cost)| *cost <= CHEAP).map(|(at, _)| *at)
+    }
+
+    /// The same whatever it takes.
+    pub(super) fn fixed(&self, register: RegId) -> Option<usize> {
+        self.fixed.get(&register).map(|(at, _)| *at)
+    }
+
+    /// The statement of the only write of a register.
+    pub(super) fn only_write(&self, register: RegId) -> Option<usize> {
+        self.only_writes[register as usize]
     }
 
     /// Takes back what does not hold until the rest does.
@@ -145,7 +158,7 @@ impl Text<'_> {
     }
 
     /// Whether an operand without registers means the same wherever it stands.
-    fn is_fixed(&self, operand: &Operand) -> bool {
+    pub(super) fn is_fixed(&self, operand: &Operand) -> bool {
         match operand {
             Operand::Int(_) | Operand::F32(_) | Operand::F64(_) | Operand::Name(..) => true,
             Operand::Variable(variable, _) => self.body.variables[*variable as usize].space == Space::Shared,
@@ -153,27 +166,38 @@ impl Text<'_> {
         }
     }
 
-    /// Registers that are written once, from what never changes.
-    fn anew(&self) -> HashMap<RegId, usize> {
+    /// By register: the statement of its only write, if that always happens.
+    fn only_writes(&self) -> Vec<Option<usize>> {
         let mut writes = vec![0_u32; self.body.registers.len()];
-        for statement in &self.body.statements {
+        let mut found = vec![None; self.body.registers.len()];
+        for (at, statement) in self.body.statements.iter().enumerate() {
             let Statement::Instruction(instruction) = statement else { continue };
             Roles::may_write(self.module, instruction).for_each(|register| writes[register] += 1);
+            if let (Some(Operand::Register(register)), None) =
+                (instruction.operands.first(), instruction.guard)
+            {
+                found[*register as usize] = Some(at);
+            }
         }
+        found.into_iter().zip(writes).map(|(at, writes)| at.filter(|_| writes == 1)).collect()
+    }
+
+    /// Registers that are written once, from what never changes.
+    fn fixed(&self) -> HashMap<RegId, (usize, usize)> {
+        let mut writes: Vec<(usize, usize)> =
+            (0..).zip(self.only_writes()).filter_map(|(r, at)| Some((at?, r))).collect();
+        writes.sort_unstable();
         let mut found: HashMap<RegId, (usize, usize)> = HashMap::new();
         let mut changed = true;
         while changed {
             changed = false;
-            for (at, statement) in self.body.statements.iter().enumerate() {
-                let Statement::Instruction(instruction) = statement else { continue };
-                let Some(&Operand::Register(register)) = instruction.operands.first() else { continue };
-                if instruction.guard.is_some()
-                    || writes[register as usize] != 1
-                    || found.contains_key(&register)
-                {
+            for &(at, register) in &writes {
+                let register = RegId::try_from(register).unwrap_or(RegId::MAX);
+                let Statement::Instruction(instruction) = &self.body.statements[at] else { continue };
+                if found.contains_key(&register) {
                     continue;
                 }
-                let mut cost = 1;
+                let mut cost = 1_usize;
                 let pure = self.is_pure(instruction, &mut |operand| match operand {
                     Operand::Register(other) => match found.get(other) {
                         Some((_, more)) => {
@@ -185,13 +209,13 @@ impl Text<'_> {
                     Operand::Special(name) => is_same_special(name) || name.starts_with("tid."),
                     _ => self.is_fixed(operand),
                 });
-                if pure && cost <= CHEAP {
+                if pure && cost <= MOST_COST {
                     found.insert(register, (at, cost));
                     changed = true;
                 }
             }
         }
-        found.into_iter().map(|(register, (at, _))| (register, at)).collect()
+        found
     }
 }
 
@@ -285,7 +309,7 @@ fn onward(flow: &Flow, block: usize) -> impl Iterator<Item = usize> + '_ {
 }
 
 /// Special registers that are the same for all threads of a block, at any time.
-fn is_same_special(name: &str) -> bool {
+pub(super) fn is_same_special(name: &str) -> bool {
     let base = name.split('.').next().unwrap_or(name);
     matches!(
         base,
@@ -304,3 +328,5 @@ const PURE: [&str; 49] = [
 const MOST_BLOCKS: usize = 2000;
 /// As many instructions are done again rather than a register kept.
 const CHEAP: usize = 8;
+/// What takes more than this is not looked through.
+const MOST_COST: usize = 200;
