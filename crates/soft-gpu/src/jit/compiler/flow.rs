@@ -266,7 +266,9 @@ impl Roles {
     ) -> impl Iterator<Item = usize> + use<> {
         let all = module.opcode(instruction).name() == "call";
         let mut registers = Vec::new();
-        for operand in instruction.operands.iter().take(if all { usize::MAX } else { 1 }) {
+        // What stands in brackets is read.
+        let written = instruction.operands.iter().take(if all { usize::MAX } else { 1 });
+        for operand in written.filter(|operand| !matches!(operand, Operand::Address(..))) {
             walk(operand, &mut |operand: &Operand| {
                 if let Operand::Register(register) | Operand::Part(register, ..) = operand {
                     registers.push(*register as usize);
