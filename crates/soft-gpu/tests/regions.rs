@@ -347,3 +347,28 @@ fn warps_meet() {
         value.wrapping_add(u32::from(any) * 3).cast_signed()
     });
 }
+
+#[test]
+fn warps_that_count_on_lock_step_keep_in_step() {
+    let pairs = [[64, 1, 1], [256, 1, 1], [32, 4, 2]];
+    holds("lock_step_tree", &pairs, &[0, 3], |at| {
+        let first = at.thread / 64 * 64;
+        (first..first + 64).map(|t| t * at.n + 1).sum()
+    });
+    holds("lock_step_shift", &WHOLE_WARPS, &[0, 7], |at| {
+        let first = at.thread / 32 * 32;
+        first + (at.thread + 3) % 32 + at.n
+    });
+    holds("lock_step_owner", &WHOLE_WARPS, &[0, 7], |at| at.thread / 32 * 32 + 28 + at.thread % 4 + at.n);
+    holds("lock_step_scan", &[[1, 1, 1], [64, 1, 1], [256, 1, 1], [16, 8, 2]], &[0, 7], |at| {
+        (0..=at.thread).map(|t| t + at.n).sum()
+    });
+}
+
+#[test]
+fn rows_whose_ends_do_nothing() {
+    holds("ragged", &SHAPES, &[0, 1, 5, 16, 100], |at| {
+        let i = at.block * at.threads + at.thread;
+        (if at.thread % 16 < at.n { i } else { 0 }) + if at.thread >= at.n { 1000 } else { 0 }
+    });
+}

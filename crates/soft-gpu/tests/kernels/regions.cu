@@ -300,3 +300,74 @@ extern "C" __global__ void lanes_apart(int *out, int n)
     __syncwarp();
     OUT = value + __any_sync(~0u, t == n) * 3;
 }
+
+// The last levels of a tree as they were written for lock-step warps, without anything between them.
+extern "C" __global__ void lock_step_tree(int *out, int n)
+{
+    __shared__ int memory[1024 + 64];
+    volatile int *a = memory;
+    const int t = LINEAR;
+    a[t] = t * n + 1;
+    if (t < 64) a[t + 1024] = 0;
+    __syncthreads();
+    if (t % 64 < 32) {
+        a[t] += a[t + 32];
+        a[t] += a[t + 16];
+        a[t] += a[t + 8];
+        a[t] += a[t + 4];
+        a[t] += a[t + 2];
+        a[t] += a[t + 1];
+    }
+    __syncthreads();
+    OUT = a[t / 64 * 64];
+}
+
+// Each lane takes what its neighbour has: reads before the neighbour's writes, again and again.
+extern "C" __global__ void lock_step_shift(int *out, int n)
+{
+    __shared__ int memory[1024];
+    volatile int *a = memory;
+    const int t = LINEAR, next = t / 32 * 32 + (t + 1) % 32;
+    a[t] = t;
+    a[t] = a[next];
+    a[t] = a[next];
+    a[t] = a[next] + n;
+    OUT = a[t];
+}
+
+// Who wrote last is seen by all who wrote.
+extern "C" __global__ void lock_step_owner(int *out, int n)
+{
+    __shared__ int memory[1024];
+    volatile int *a = memory;
+    const int t = LINEAR, slot = t / 32 * 32 + t % 4;
+    a[slot] = t + n;
+    OUT = a[slot];
+}
+
+// A scan whose volatile accesses barriers keep apart, as the scan of NVIDIA's samples.
+extern "C" __global__ void lock_step_scan(int *out, int n)
+{
+    __shared__ int memory[2048];
+    volatile int *a = memory;
+    const int t = LINEAR, threads = THREADS;
+    a[t] = 0;
+    a[t + threads] = t + n;
+#pragma unroll 1
+    for (int d = 1; d < threads; d <<= 1) {
+        __syncthreads();
+        const int sum = a[t + threads] + a[t + threads - d];
+        __syncthreads();
+        a[t + threads] = sum;
+    }
+    OUT = a[t + threads];
+}
+
+// Rows at whose ends some accesses are nobody's: the others are checked one by one.
+extern "C" __global__ void ragged(int *out, int n)
+{
+    const int t = LINEAR;
+    const int i = blockIdx.x * THREADS + t;
+    if (t % 16 < n) out[i] = out[i] + i;
+    if (t >= n) out[i] = out[i] + 1000;
+}

@@ -6,6 +6,7 @@ use ptx::ast::{LabelId, Name};
 use ptx::{Body, Instruction, Module, Opcode, Operand, Space, Statement};
 
 use super::flow::Flow;
+use super::steps::is_volatile;
 
 use crate::image::{FunctionId, Image, Symbol, VariableId};
 
@@ -188,10 +189,11 @@ impl<'a> Unit<'a> {
                 "nanosleep" | "mbarrier" | "mma" | "wmma" | "ldmatrix" | "stmatrix" | "movmatrix"
                 | "alloca" => true,
                 "exit" => id != self.kernel,
-                _ if is_point(opcode) => {
-                    self.lock_step |= matches!(opcode.name(), "ld" | "st");
+                "ld" | "st" if is_volatile(opcode) => {
+                    self.lock_step = true;
                     id != self.kernel
                 }
+                _ if is_point(opcode) => id != self.kernel,
                 _ => false,
             };
         }
@@ -211,7 +213,7 @@ impl<'a> Unit<'a> {
         if !spinning_branches(module, body, elsewhere).is_empty() {
             return true;
         }
-        let flow = Flow::new(module, body, |instruction| {
+        let flow = Flow::new(module, body, &HashSet::new(), |instruction| {
             let opcode = module.opcode(instruction);
             let whole = matches!(instruction.operands.as_slice(), [Operand::Int(_)]);
             matches!(opcode.name(), "bar" | "barrier")
@@ -231,12 +233,7 @@ impl<'a> Unit<'a> {
 
 /// Instructions at which a thread meets others.
 pub(super) fn is_point(opcode: &Opcode) -> bool {
-    match opcode.name() {
-        "bar" | "barrier" | "vote" | "shfl" | "match" | "redux" | "activemask" | "elect" => true,
-        // Code for lock-step warps relies on volatile shared accesses of all lanes happening together.
-        "ld" | "st" => opcode.has("volatile") && opcode.has("shared"),
-        _ => false,
-    }
+    matches!(opcode.name(), "bar" | "barrier" | "vote" | "shfl" | "match" | "redux" | "activemask" | "elect")
 }
 
 /// Bytes of the `.local` variables of a function, each aligned.

@@ -4,7 +4,7 @@
 //! `p` behind point `p`. A region is all that can be reached from there without passing a point, so code that several
 //! regions share is compiled several times. Registers that are live at a point travel in the thread's record.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use ptx::ast::{LabelId, Name, RegId};
 use ptx::{Body, Instruction, Module, Operand, Space, Statement};
@@ -23,11 +23,31 @@ pub(super) struct FlowBlock {
     pub(super) point: Option<usize>,
 }
 
+/// Where threads wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Point {
+    /// Nowhere: it stands for the top of the kernel, and comes first.
+    Top,
+    /// At the instruction of a statement: it is what they wait for.
+    At(usize),
+    /// Before a statement.
+    Before(usize),
+}
+
+impl Point {
+    /// The statement of the instruction that is waited for.
+    pub(super) fn asks(self) -> Option<usize> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::Top | Self::Before(_) => None,
+        }
+    }
+}
+
 /// The blocks and points of a kernel.
 pub(super) struct Flow {
     pub(super) blocks: Vec<FlowBlock>,
-    /// Statement of each point; the first is the top of the kernel, which has none.
-    pub(super) points: Vec<Option<usize>>,
+    pub(super) points: Vec<Point>,
     /// Block with which each region begins.
     starts: Vec<usize>,
     /// Registers that each region needs of the thread's past.
@@ -44,9 +64,15 @@ pub(super) struct Region {
 }
 
 impl Flow {
-    /// Cuts a kernel at the instructions that `waits` tells.
-    pub(super) fn new(module: &Module, body: &Body, waits: impl Fn(&Instruction) -> bool) -> Flow {
-        let mut flow = Flow { blocks: Vec::new(), points: vec![None], starts: vec![0], live: Vec::new() };
+    /// Cuts a kernel at the instructions that `waits` tells, and before the statements of `steps`.
+    pub(super) fn new(
+        module: &Module,
+        body: &Body,
+        steps: &HashSet<usize>,
+        waits: impl Fn(&Instruction) -> bool,
+    ) -> Flow {
+        let mut flow =
+            Flow { blocks: Vec::new(), points: vec![Point::Top], starts: vec![0], live: Vec::new() };
         let mut labels: HashMap<LabelId, usize> = HashMap::new();
         let mut block = FlowBlock::default();
         // Branches, by block; their targets are known when all labels are.
@@ -61,6 +87,12 @@ impl Flow {
                     labels.insert(*label, flow.blocks.len());
                 }
                 Statement::Instruction(instruction) => {
+                    if steps.contains(&at) {
+                        block.point = Some(flow.points.len());
+                        flow.points.push(Point::Before(at));
+                        flow.starts.push(flow.blocks.len() + 1);
+                        flow.close(&mut block, at);
+                    }
                     let here = flow.blocks.len();
                     let ends = match module.opcode(instruction).name() {
                         "bra" | "brx" => {
@@ -75,7 +107,7 @@ impl Flow {
                         "trap" => true,
                         _ if waits(instruction) => {
                             block.point = Some(flow.points.len());
-                            flow.points.push(Some(at));
+                            flow.points.push(Point::At(at));
                             flow.starts.push(here + 1);
                             true
                         }
@@ -109,8 +141,12 @@ impl Flow {
 
     /// The number of the point at a statement.
     pub(super) fn point_at(&self, statement: usize) -> Option<usize> {
-        let found = self.points[1..].binary_search(&Some(statement)).ok()?;
-        Some(found + 1)
+        let place = |point: &Point| match point {
+            Point::Top => 0,
+            Point::Before(at) => 2 * at + 1,
+            Point::At(at) => 2 * at + 2,
+        };
+        self.points.binary_search_by_key(&(2 * statement + 2), place).ok()
     }
 
     /// Region `index`.
@@ -163,7 +199,10 @@ impl Flow {
             let travels = matches!(declared.space, Space::Shared | Space::Local);
             variable as usize >= parameters
                 && !travels
-                && self.points.iter().flatten().any(|point| (first..=last).contains(point))
+                && self.points.iter().any(|point| match point {
+                    Point::Top => false,
+                    Point::At(at) | Point::Before(at) => (first..=last).contains(at),
+                })
         })
     }
 
@@ -203,12 +242,9 @@ impl Flow {
             }
         }
         for (index, &start) in self.starts.iter().enumerate() {
-            let result = self.points[index].map(|at| match &body.statements[at] {
-                // A load is done before its thread waits.
-                Statement::Instruction(instruction) if module.opcode(instruction).name() != "ld" => {
-                    Roles::of(module, instruction).results
-                }
-                _ => Vec::new(),
+            let result = self.points[index].asks().map(|at| match &body.statements[at] {
+                Statement::Instruction(instruction) => Roles::of(module, instruction).results,
+                Statement::Label(_) => Vec::new(),
             });
             let result = result.unwrap_or_default();
             let bit = |register: &RegId| live[start][*register as usize / 64] >> (register % 64) & 1 == 1;

@@ -6,6 +6,7 @@
 //! Layout:
 //! * `analysis`: what a kernel reaches, and its lowering
 //! * `flow`, `uniform`, `regions`, `record`: a kernel cut where its threads wait for each other
+//! * `steps`: where code for lock-step warps needs its lanes together
 //! * `range`, `even`: loops over threads without those that do nothing, and without checks that all pass
 //! * `translator`: one function from top to bottom, and the dispatch by opcode
 //! * `operand`: reading and writing operands, constants, special registers
@@ -38,6 +39,7 @@ mod range;
 mod record;
 mod regions;
 mod special;
+mod steps;
 mod sync;
 mod texture;
 mod translator;

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value};
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value, types};
 use ptx::Statement;
 use ptx::ast::RegId;
 
@@ -75,12 +76,36 @@ impl Translator<'_, '_> {
         let kept = self.live_where(point, |plan, register| {
             plan.uniform.is_uniform(register) && plan.places.contains_key(&register)
         });
-        let leader = self.part().leader;
+        if kept.is_empty() {
+            return;
+        }
+        // The first thread of the range, and of each further warp, since warps may go on alone.
+        let (first, last, record) = (self.part().first, self.part().last, self.part().leader);
+        let (head, out) = (self.b.create_block(), self.b.create_block());
+        self.b.append_block_param(head, types::I32);
+        self.b.append_block_param(head, types::I64);
+        self.b.ins().jump(head, &[first.into(), record.into()]);
+        self.b.switch_to_block(head);
+        let &[thread, record] = self.b.block_params(head) else { return };
         for register in kept {
             let value = self.b.use_var(self.registers[register as usize].0);
             let offset = i32::try_from(plan.places[&register]).expect("records are small");
-            self.b.ins().store(MemFlagsData::trusted(), value, leader, offset);
+            self.b.ins().store(MemFlagsData::trusted(), value, record, offset);
         }
+        if plan.steps() {
+            let lane = self.b.ins().band_imm_u(thread, 31);
+            let warp = self.constant(types::I32, 32);
+            let rest = self.b.ins().isub(warp, lane);
+            let next = self.b.ins().iadd(thread, rest);
+            let rest = self.b.ins().uextend(types::I64, rest);
+            let bytes = self.b.ins().imul_imm_u(rest, i64::from(plan.record_bytes));
+            let record = self.b.ins().iadd(record, bytes);
+            let more = self.b.ins().icmp(IntCC::UnsignedLessThan, next, last);
+            self.b.ins().brif(more, head, &[next.into(), record.into()], out, &[]);
+        } else {
+            self.b.ins().jump(out, &[]);
+        }
+        self.b.switch_to_block(out);
     }
 
     /// A word of the thread's record; outside the loop of the first one's.

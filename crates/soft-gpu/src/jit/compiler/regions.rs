@@ -10,10 +10,11 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{Block, InstBuilder, Value, types};
 use cranelift_frontend::Variable;
 use ptx::ast::RegId;
-use ptx::{Operand, Statement};
+use ptx::{Instruction, Operand, Statement};
 
 use super::analysis::{self, Unit};
-use super::flow::{Flow, Region, Roles};
+use super::flow::{Flow, Point, Region, Roles};
+use super::steps::steps;
 use super::translator::{Done, Op, Translator, register_types};
 use super::uniform::{Text, Uniform};
 use crate::jit::context::{EXITED, MIXED, Record, ThreadContext, Wait};
@@ -38,18 +39,21 @@ impl Plan {
         let module = &unit.image.texts[unit.kernel.text];
         let function = unit.image.function(unit.kernel);
         let body = unit.body(unit.kernel);
-        let flow = Flow::new(module, body, |instruction| analysis::is_point(module.opcode(instruction)));
+        let waits = |instruction: &Instruction| analysis::is_point(module.opcode(instruction));
+        let mut flow = Flow::new(module, body, &HashSet::new(), waits);
+        if unit.lock_step {
+            flow = Flow::new(module, body, &steps(module, body, &flow), waits);
+        }
         if flow.points.len() > 1
             && (flow.size() > MOST_GROWTH * body.statements.len() + SMALL
                 || flow.parts_a_call(body, function.params.len()))
         {
             return None;
         }
-        let waits = flow.points.iter().map(|point| match point.map(|at| &body.statements[at]) {
+        let waits = flow.points.iter().map(|point| match point.asks().map(|at| &body.statements[at]) {
             Some(Statement::Instruction(instruction)) => {
                 let opcode = module.opcode(instruction);
                 match (opcode.name(), instruction.operands.as_slice()) {
-                    ("ld" | "st", _) => Wait::Step,
                     ("activemask", _) => Wait::ActiveMask,
                     ("bar" | "barrier", _) if opcode.has("warp") => Wait::Warp,
                     ("bar" | "barrier", _) if opcode.has("arrive") => Wait::Arrive,
@@ -60,12 +64,14 @@ impl Plan {
                     _ => Wait::Warp,
                 }
             }
-            _ => Wait::Barrier,
+            _ if *point == Point::Top => Wait::Barrier,
+            _ => Wait::Step,
         });
         let waits: Vec<Wait> = waits.collect();
         let mut uniform = Uniform::new(module, body, function.params.len(), &flow);
-        // What is kept once for all threads is found by the first of a range that goes on; other waits part ranges.
-        if !waits[1..].iter().all(|wait| matches!(wait, Wait::Whole(_))) {
+        // What is kept once for all threads is found by the first of a range that goes on, or of a warp; other waits part
+        // ranges elsewhere.
+        if !waits[1..].iter().all(|wait| matches!(wait, Wait::Whole(_) | Wait::Step)) {
             uniform.forget();
         }
         let types = register_types(module, body);
@@ -92,6 +98,11 @@ impl Plan {
         self.flow.points.len()
     }
 
+    /// Whether warps keep in step somewhere.
+    pub(super) fn steps(&self) -> bool {
+        self.waits.contains(&Wait::Step)
+    }
+
     /// Whether the threads that start at a point must be kept in warps: they come to an operation of the warp.
     pub(super) fn by_warp(&self, region: usize) -> bool {
         let outcomes = self.flow.region(region).outcomes;
@@ -105,8 +116,8 @@ impl Plan {
 pub(super) struct Part<'a> {
     pub(super) plan: &'a Plan,
     pub(super) index: usize,
-    first: Value,
-    last: Value,
+    pub(super) first: Value,
+    pub(super) last: Value,
     /// The record of the first thread of the range.
     pub(super) leader: Value,
     /// The axes of the first thread.
@@ -179,7 +190,7 @@ impl<'a> Translator<'a, '_> {
             let block = &plan.flow.blocks[block];
             block.first..block.end
         });
-        for at in statements.chain(plan.flow.points[index]) {
+        for at in statements.chain(plan.flow.points[index].asks()) {
             if let Statement::Instruction(instruction) = &self.body.statements[at] {
                 Roles::may_write(self.module, instruction).for_each(|register| written[register] = true);
             }
@@ -295,6 +306,9 @@ impl<'a> Translator<'a, '_> {
     fn is_common(&self, block: usize) -> bool {
         let plan = self.part().plan;
         let (text, block) = (self.text(), &plan.flow.blocks[block]);
+        if block.point.is_some_and(|point| !matches!(plan.waits[point], Wait::Whole(_))) {
+            return false;
+        }
         self.body.statements[block.first..block.end].iter().all(|statement| {
             let Statement::Instruction(instruction) = statement else { return true };
             let opcode = self.module.opcode(instruction);
@@ -330,6 +344,12 @@ impl<'a> Translator<'a, '_> {
             }
             self.statement = at;
             self.instruction(instruction).map_err(|what| (at, what))?;
+        }
+        match block.point {
+            Some(point) if self.part().plan.waits[point] == Wait::Step && !self.terminated => {
+                self.end_turn(point);
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -446,7 +466,7 @@ impl<'a> Translator<'a, '_> {
             let value = self.record(types::I64, place as usize);
             self.b.def_var(self.carry, value);
         }
-        if let Some(at) = plan.flow.points[index].filter(|_| plan.waits[index] != Wait::Step) {
+        if let Some(at) = plan.flow.points[index].asks() {
             self.again(at)?;
         }
         self.part_mut().phase = Phase::Ask;
@@ -562,12 +582,17 @@ impl<'a> Translator<'a, '_> {
             return Ok(());
         }
         self.dispatch(op)?;
+        self.end_turn(point);
+        Ok(())
+    }
+
+    /// The thread has come to a point.
+    fn end_turn(&mut self, point: usize) {
         self.keep(point);
         let outcome = self.constant(types::I32, point as u64);
         let latch = self.part().latch;
         self.b.ins().jump(latch, &[outcome.into()]);
         self.terminated = true;
-        Ok(())
     }
 
     /// The place of the thread in its block, where that is known without computing it.

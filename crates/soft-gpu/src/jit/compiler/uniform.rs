@@ -97,7 +97,9 @@ impl Uniform {
                 };
                 let differs = |register: &RegId| !self.registers[*register as usize];
                 let splits = Roles::of(text.module, last).reads.iter().any(differs);
-                if block.point.is_some() && last.guard.is_some_and(|(guard, _)| differs(&guard)) {
+                if block.point.is_some_and(|point| flow.points[point].asks().is_some())
+                    && last.guard.is_some_and(|(guard, _)| differs(&guard))
+                {
                     self.in_step = false;
                 }
                 if splits && block.point.is_none() {
