@@ -40,6 +40,9 @@ pub(crate) struct ThreadContext {
     pub(crate) local_arena: u64,
     pub(crate) records: u64,
     pub(crate) job: Job,
+    /// In regions: the place in its block of a thread that is about to be judged, and of the one that faulted plus 1.
+    pub(crate) at: u32,
+    pub(crate) culprit: u32,
     pub(crate) regions: *const Regions,
     /// The coroutine's stack, where parameters of calls lie.
     pub(crate) stack_limit: u64,

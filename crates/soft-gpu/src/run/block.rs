@@ -119,7 +119,10 @@ impl Block {
         // Most blocks are done when all threads have run from the top.
         match crew.run(0, 0, threads) {
             Ok(EXITED) => return Turn::Finished,
-            Err(code) => return Turn::Fault(code),
+            Err(code) => {
+                self.accuse();
+                return Turn::Fault(code);
+            }
             Ok(outcome) => {
                 points.fill(0);
                 self.barriers = [Barrier::default(); BARRIERS];
@@ -140,12 +143,18 @@ impl Block {
         loop {
             let mut moved = match self.run_together() {
                 Ok(ran) => ran,
-                Err(code) => return Turn::Fault(code),
+                Err(code) => {
+                    self.accuse();
+                    return Turn::Fault(code);
+                }
             };
             for warp in 0..self.status.len().div_ceil(32) {
                 match self.run_warp(warp) {
                     Ok(ran) => moved |= ran,
-                    Err(code) => return Turn::Fault(code),
+                    Err(code) => {
+                        self.accuse();
+                        return Turn::Fault(code);
+                    }
                 }
             }
             if self.live == 0 {
@@ -166,6 +175,13 @@ impl Block {
             if !moved && !self.answer_whoever_is_there() {
                 return Turn::Fault(CuError::LAUNCH_TIMEOUT.0);
             }
+        }
+    }
+
+    /// Notes which thread of regions brought a fault.
+    fn accuse(&mut self) {
+        if let Runner::Crew(crew, _) = &mut self.runner {
+            self.faulted = crew.culprit().map(|thread| (thread, 0));
         }
     }
 

@@ -56,6 +56,11 @@ impl Crew {
         }
     }
 
+    /// The thread that brought the fault, if it is known.
+    pub(super) fn culprit(&mut self) -> Option<usize> {
+        self.fibers[0].with_context(|context| (context.culprit as usize).checked_sub(1))
+    }
+
     /// The point that a thread of a mixed range has come to.
     pub(super) fn outcome(&self, thread: usize) -> u32 {
         self.record(thread).outcome

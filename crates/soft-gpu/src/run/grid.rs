@@ -229,7 +229,7 @@ impl Grid {
         let _ = self.fault.compare_exchange(0, code, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// A thread ended with a fault. In a loop over threads it is not known which of the block it was.
+    /// A thread ended with a fault. In regions it is not always known which of the block it was.
     pub(super) fn fail_in(&self, code: u32, block: u64, thread: Option<(usize, u32)>) {
         let (grid, shape) = (self.grid, self.block);
         let place = |linear: u64, x: u32, y: u32| {
@@ -267,7 +267,7 @@ impl Grid {
         while let Some(index) = self.next_block().filter(|_| !self.over()) {
             match block.run(self, index) {
                 Turn::Finished => {}
-                Turn::Fault(code) => return self.fail_in(code, index, None),
+                Turn::Fault(code) => return self.fail_in(code, index, block.place().1),
                 // Regions do not spin.
                 Turn::Spinning => return self.fail(CuError::LAUNCH_FAILED.0),
             }
@@ -365,6 +365,8 @@ impl Grid {
             local_arena: address(&memory.local),
             records: address(&memory.records),
             job: Job::default(),
+            at: 0,
+            culprit: 0,
             regions: std::ptr::from_ref(&self.kernel.regions),
             stack_limit: 0,
             stack_base: 0,

@@ -5,7 +5,7 @@
 //!
 //! Layout:
 //! * `analysis`: what a kernel reaches, and its lowering
-//! * `flow`, `uniform`, `regions`, `record`: a kernel cut where its threads wait for each other
+//! * `flow`, `uniform`, `plan`, `regions`, `record`: a kernel cut where its threads wait for each other
 //! * `steps`: where code for lock-step warps needs its lanes together
 //! * `range`, `even`: loops over threads without those that do nothing, and without checks that all pass
 //! * `translator`: one function from top to bottom, and the dispatch by opcode
@@ -35,6 +35,7 @@ mod mbarrier;
 mod memory;
 mod operand;
 mod pack;
+mod plan;
 mod range;
 mod record;
 mod regions;
@@ -58,7 +59,7 @@ use cranelift_frontend::FunctionBuilderContext;
 pub(crate) use analysis::Lowering;
 use analysis::Unit;
 use cold::ColdCalls;
-use regions::Plan;
+use plan::Plan;
 use translator::Translator;
 
 use crate::error::CompileError;

@@ -9,108 +9,15 @@ use std::mem::offset_of;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{Block, InstBuilder, Value, types};
 use cranelift_frontend::Variable;
+use ptx::Statement;
 use ptx::ast::RegId;
-use ptx::{Instruction, Operand, Statement};
 
-use super::analysis::{self, Unit};
-use super::flow::{Flow, Point, Region, Roles};
-use super::steps::steps;
-use super::translator::{Done, Op, Translator, register_types};
-use super::uniform::{Text, Uniform};
+use super::analysis;
+use super::flow::{Region, Roles};
+use super::plan::Plan;
+use super::translator::{Done, Op, Translator};
+use super::uniform::Text;
 use crate::jit::context::{EXITED, MIXED, Record, ThreadContext, Wait};
-
-/// How a kernel is cut, and what a thread's record holds.
-pub(super) struct Plan {
-    pub(super) flow: Flow,
-    pub(super) uniform: Uniform,
-    /// What threads wait for at each point; of the first, the top of the kernel, nothing is asked.
-    pub(super) waits: Vec<Wait>,
-    /// Offsets in the record of the registers that are live at a point.
-    pub(super) places: HashMap<RegId, u32>,
-    /// Where the carry flag is kept, if the kernel has one.
-    pub(super) carry: Option<u32>,
-    /// 0 if the kernel has no points: there are no records then.
-    pub(super) record_bytes: u32,
-}
-
-impl Plan {
-    /// Cuts the unit's kernel; `None` if that cannot be done or would make too much code of it.
-    pub(super) fn new(unit: &Unit<'_>) -> Option<Plan> {
-        let module = &unit.image.texts[unit.kernel.text];
-        let function = unit.image.function(unit.kernel);
-        let body = unit.body(unit.kernel);
-        let waits = |instruction: &Instruction| analysis::is_point(module.opcode(instruction));
-        let mut flow = Flow::new(module, body, &HashSet::new(), waits);
-        if unit.lock_step {
-            flow = Flow::new(module, body, &steps(module, body, &flow), waits);
-        }
-        if flow.points.len() > 1
-            && (flow.size() > MOST_GROWTH * body.statements.len() + SMALL
-                || flow.parts_a_call(body, function.params.len()))
-        {
-            return None;
-        }
-        let waits = flow.points.iter().map(|point| match point.asks().map(|at| &body.statements[at]) {
-            Some(Statement::Instruction(instruction)) => {
-                let opcode = module.opcode(instruction);
-                match (opcode.name(), instruction.operands.as_slice()) {
-                    ("activemask", _) => Wait::ActiveMask,
-                    ("bar" | "barrier", _) if opcode.has("warp") => Wait::Warp,
-                    ("bar" | "barrier", _) if opcode.has("arrive") => Wait::Arrive,
-                    ("bar" | "barrier", [Operand::Int(id)]) if !opcode.has("red") => {
-                        Wait::Whole(u32::try_from(*id).unwrap_or(u32::MAX))
-                    }
-                    ("bar" | "barrier", _) => Wait::Barrier,
-                    _ => Wait::Warp,
-                }
-            }
-            _ if *point == Point::Top => Wait::Barrier,
-            _ => Wait::Step,
-        });
-        let waits: Vec<Wait> = waits.collect();
-        let mut uniform = Uniform::new(module, body, function.params.len(), &flow);
-        // What is kept once for all threads is found by the first of a range that goes on, or of a warp; other waits part
-        // ranges elsewhere.
-        if !waits[1..].iter().all(|wait| matches!(wait, Wait::Whole(_) | Wait::Step)) {
-            uniform.forget();
-        }
-        let types = register_types(module, body);
-        let mut end = u32::try_from(size_of::<Record>()).unwrap_or(u32::MAX);
-        let mut place = |bytes: u32| {
-            let offset = end.next_multiple_of(bytes);
-            end = offset + bytes;
-            offset
-        };
-        let mut places = HashMap::new();
-        for &register in flow.live.iter().flatten().filter(|&&register| uniform.anew(register).is_none()) {
-            places.entry(register).or_insert_with(|| place(types[register as usize].bytes()));
-        }
-        let carries = analysis::instructions(body).any(|instruction| {
-            let opcode = module.opcode(instruction);
-            opcode.has("cc") || matches!(opcode.name(), "addc" | "subc" | "madc")
-        });
-        let carry = carries.then(|| place(8));
-        let record_bytes = if flow.points.len() > 1 { end.next_multiple_of(16) } else { 0 };
-        Some(Plan { flow, uniform, waits, places, carry, record_bytes })
-    }
-
-    pub(super) fn regions(&self) -> usize {
-        self.flow.points.len()
-    }
-
-    /// Whether warps keep in step somewhere.
-    pub(super) fn steps(&self) -> bool {
-        self.waits.contains(&Wait::Step)
-    }
-
-    /// Whether the threads that start at a point must be kept in warps: they come to an operation of the warp.
-    pub(super) fn by_warp(&self, region: usize) -> bool {
-        let outcomes = self.flow.region(region).outcomes;
-        outcomes.iter().any(|&point| {
-            point > 0 && matches!(self.waits[point], Wait::Warp | Wait::ActiveMask | Wait::Step)
-        })
-    }
-}
 
 /// The region that is being translated.
 pub(super) struct Part<'a> {
@@ -603,7 +510,3 @@ impl<'a> Translator<'a, '_> {
         Some(self.b.ins().iadd(row, x))
     }
 }
-
-/// Regions may hold this many times the statements of their kernel, and this many more.
-const MOST_GROWTH: usize = 6;
-const SMALL: usize = 2000;

@@ -12,7 +12,8 @@ use ptx::{Body, Function, Instruction, Module, Opcode, Operand, ScalarType, Spac
 
 use super::analysis::{self, Lowering, SharedId, Unit};
 use super::cold::{self, ColdCalls};
-use super::regions::{Part, Plan};
+use super::plan::Plan;
+use super::regions::Part;
 use super::{FunctionTable, Limits};
 use crate::error::CompileError;
 use crate::image::FunctionId;
@@ -432,15 +433,24 @@ impl<'a, 'b> Translator<'a, 'b> {
 
     /// Calls [`helpers::judge`] from a cold block.
     pub(super) fn judge(&mut self, address: Value, shape: Value) {
+        self.publish_place();
         let (judge, arguments) = self.cold.judge();
         self.call_cold(judge, arguments, &[self.ctx, address, shape]);
     }
 
     /// Calls [`helpers::fault`] from a cold block.
     pub(super) fn fault_cold(&mut self, code: u32) {
+        self.publish_place();
         let code = self.constant(types::I32, u64::from(code));
         let (fault, arguments) = self.cold.fault();
         self.call_cold(fault, arguments, &[self.ctx, code]);
+    }
+
+    /// Tells the context which thread of its block this is, where one coroutine runs them all.
+    fn publish_place(&mut self) {
+        if let Some(thread) = self.loop_thread() {
+            self.set_field(std::mem::offset_of!(ThreadContext, at), thread);
+        }
     }
 
     fn call_cold(&mut self, address: usize, arguments: &[Type], values: &[Value]) {
@@ -460,6 +470,7 @@ impl<'a, 'b> Translator<'a, 'b> {
 
     /// Calls a helper that ends the thread with a fault; the current block ends here.
     pub(super) fn fault(&mut self, code: u32) {
+        self.publish_place();
         let code = self.b.ins().iconst(types::I32, i64::from(code));
         self.helper(helpers::fault as *const () as usize, &[self.ctx, code], None);
         self.b.ins().jump(self.leave, &[]);
