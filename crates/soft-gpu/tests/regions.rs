@@ -122,7 +122,11 @@ fn neighbour(a: &[i32], thread: i32, distance: i32) -> i32 {
 }
 
 fn of(a: &[i32], thread: i32) -> i32 {
-    a[usize::try_from(thread).expect("not negative")]
+    a[place(thread)]
+}
+
+fn place(thread: i32) -> usize {
+    usize::try_from(thread).expect("not negative")
 }
 
 #[test]
@@ -132,14 +136,14 @@ fn a_barrier_in_a_loop_that_all_run_alike() {
             .map(|i| if i < 1024 { if i < at.threads { i * 3 + at.block } else { 0 } } else { i - 1024 })
             .collect();
         for i in at.threads..1024 {
-            a[i as usize + 1024] = 0;
+            a[place(i) + 1024] = 0;
         }
         let mut s = at.n;
         while s > 0 {
             let before = a.clone();
             for t in 0..at.threads.min(s) {
                 // Sums of one step do not meet, since a thread reads only beyond those that write.
-                a[t as usize] += before[(t + s) as usize];
+                a[place(t)] += before[place(t + s)];
             }
             s >>= 1;
         }
@@ -188,22 +192,22 @@ fn who_leaves_early_counts_as_arrived() {
         let mut s = 1;
         while s < 32 {
             for t in 0..live {
-                if !gone[t as usize] {
-                    a[t as usize] += s;
+                if !gone[place(t)] {
+                    a[place(t)] += s;
                 }
             }
             for t in 0..live {
-                let i = t as usize;
+                let i = place(t);
                 if !gone[i] && t > at.n / s {
                     gone[i] = true;
                     result[i] = sum[i] + s * 1000;
                 } else if !gone[i] {
-                    sum[i] += a[((t + 1) % at.n) as usize];
+                    sum[i] += a[place((t + 1) % at.n)];
                 }
             }
             s <<= 1;
         }
-        let i = at.thread as usize;
+        let i = place(at.thread);
         if gone[i] { result[i] } else { sum[i] }
     });
     holds("leaves_loop_apart", &SHAPES, &[1, 2, 5, 9], |at| (0..=at.thread % at.n).sum());
@@ -288,8 +292,8 @@ fn a_threads_own_memory_outlives_barriers() {
         let own = |t: i32| all(16, |i| t * i);
         let brought = |t: i32| of(&own(t), (t + at.n) % 16);
         let mut mine = own(at.thread);
-        mine[((at.thread + at.n) % 16) as usize] += brought((at.thread + 1) % at.threads);
-        (0..16).map(|i| of(&mine, i * at.n & 15) * i).sum()
+        mine[place((at.thread + at.n) % 16)] += brought((at.thread + 1) % at.threads);
+        (0..16).map(|i| of(&mine, (i * at.n) & 15) * i).sum()
     });
     let flat = [[1, 1, 1], [64, 1, 1], [256, 1, 1]];
     holds("calls", &flat, &[0, 2, 9], |at| {

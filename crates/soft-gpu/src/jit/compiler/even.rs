@@ -186,7 +186,8 @@ impl Rows<'_, '_, '_> {
         if let Some(known) = self.known.get(&register) {
             return *known;
         }
-        let found = self.find(register, depth).filter(|growth| growth.stride.abs() <= STEEP);
+        let found =
+            self.find(register, depth).filter(|growth| growth.stride.unsigned_abs() <= STEEP.unsigned_abs());
         self.known.insert(register, found);
         found
     }
@@ -233,7 +234,7 @@ impl Rows<'_, '_, '_> {
         let widened: u32 = sources.iter().map(|growth| growth.widened).sum();
         let literal = |at: usize| match op.operands.get(at + 1) {
             Some(Operand::Int(value)) => {
-                i64::try_from(value.cast_signed()).ok().filter(|value| value.abs() <= STEEP)
+                Some(value.cast_signed()).filter(|value| value.unsigned_abs() <= STEEP.unsigned_abs())
             }
             _ => None,
         };

@@ -189,7 +189,7 @@ impl<'a> Translator<'a, '_> {
         let (base, offset) = self.address(op.operand(1)?)?;
         let address = self.checked(target, base, offset, ty.bytes() * count);
         let clif = clif_type(ty);
-        let strong = target != Target::Param && is_strong(op);
+        let strong = self.is_strong(op, target);
         // Nobody writes a kernel's parameters while it runs.
         let constant = target == Target::Param && self.is_kernel_parameter(op.operand(1)?);
         let flags = if constant {
@@ -224,6 +224,13 @@ impl<'a> Translator<'a, '_> {
         }
     }
 
+    /// Whether others may see the access, or change what it sees, while the code runs on. Threads of regions share their
+    /// CPU thread with all who share their block's memory, and a fence would cost them more than all the rest.
+    fn is_strong(&self, op: &Op<'a>, target: Target) -> bool {
+        let private = target == Target::Param || target == Target::Shared && self.part.is_some();
+        !private && is_strong(op)
+    }
+
     /// Whether an address is a parameter of this kernel by name.
     fn is_kernel_parameter(&self, operand: &Operand) -> bool {
         let Operand::Address(items, _) = operand else { return false };
@@ -247,7 +254,7 @@ impl<'a> Translator<'a, '_> {
         }
         let (base, offset) = self.address(op.operand(0)?)?;
         let address = self.checked(target, base, offset, ty.bytes() * count);
-        let strong = target != Target::Param && is_strong(op);
+        let strong = self.is_strong(op, target);
         for (index, value) in (0_u32..).zip(values) {
             let at = i64::from(index * ty.bytes());
             if strong && clif.bits() <= 64 {

@@ -227,9 +227,7 @@ impl<'a> Making<'a> {
             id,
             part,
             self.table,
-            &self.compiler.limits,
-            &self.compiler.cold,
-            isa.frontend_config(),
+            (&self.compiler.limits, &self.compiler.cold, isa.frontend_config()),
             &mut self.context.func,
             &mut self.builder_context,
         )?;

@@ -56,7 +56,7 @@ impl Translator<'_, '_> {
             let block = &plan.flow.blocks[block];
             self.body.statements[block.first..block.end].iter().any(|statement| match statement {
                 Statement::Instruction(instruction) => Roles::may_write(self.module, instruction)
-                    .any(|register| live(register) && plan.uniform.is_uniform(register as RegId)),
+                    .any(|register| live(register) && plan.uniform.is_uniform_at(register)),
                 Statement::Label(_) => false,
             })
         });

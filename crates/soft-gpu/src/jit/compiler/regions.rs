@@ -270,9 +270,7 @@ impl<'a> Translator<'a, '_> {
         let (record, local) = (self.part().record, self.part().local);
         // What is equal in all threads when the loop begins is so for each of them.
         let shared: Vec<(Variable, Value)> = (0..self.registers.len())
-            .filter(|&register| {
-                RegId::try_from(register).is_ok_and(|register| plan.uniform.is_uniform(register))
-            })
+            .filter(|&register| plan.uniform.is_uniform_at(register))
             .map(|register| {
                 let variable = self.registers[register].0;
                 (variable, self.b.use_var(variable))

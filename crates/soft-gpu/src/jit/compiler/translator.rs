@@ -92,9 +92,7 @@ impl<'a, 'b> Translator<'a, 'b> {
         id: FunctionId,
         part: Option<(&'a Plan, usize)>,
         table: &'a FunctionTable,
-        limits: &'a Limits,
-        cold: &'a ColdCalls,
-        frontend: TargetFrontendConfig,
+        (limits, cold, frontend): (&'a Limits, &'a ColdCalls, TargetFrontendConfig),
         clif: &'b mut ClifFunction,
         context: &'b mut FunctionBuilderContext,
     ) -> Result<(), CompileError> {
@@ -162,9 +160,7 @@ impl<'a, 'b> Translator<'a, 'b> {
             if done.is_ok() {
                 done = translator.region_body().map_err(|(at, what)| translator.error(at, what));
             }
-            if done.is_err() {
-                return done;
-            }
+            done?;
             translator.b.seal_all_blocks();
             translator.b.finalize(frontend);
             return Ok(());

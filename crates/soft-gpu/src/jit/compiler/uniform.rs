@@ -43,7 +43,11 @@ impl Uniform {
     }
 
     pub(super) fn is_uniform(&self, register: RegId) -> bool {
-        self.registers[register as usize]
+        self.is_uniform_at(register as usize)
+    }
+
+    pub(super) fn is_uniform_at(&self, register: usize) -> bool {
+        self.registers[register]
     }
 
     /// Takes nothing for equal.
