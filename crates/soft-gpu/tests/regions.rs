@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 
-use cuda_types::{CUdeviceptr, CUmodule, CUstream, Dim3};
+use cuda_types::{CUdeviceptr, CUmodule, CUstream, CuError, Dim3};
 use proto::{ContextCalls, Device, LaunchCalls, MemoryCalls, ModuleCalls};
 use soft_gpu::{SoftGpu, SoftOptions};
 
@@ -43,13 +43,12 @@ impl Bench {
         Bench { gpu, out: CUdeviceptr(base), modules: modules.to_vec() }
     }
 
-    fn run(&self, kernel: &str, block: Dim3, n: i32) -> Vec<i32> {
+    fn launch(&self, kernel: &str, block: Dim3, out: u64, n: i32) -> Result<(), CuError> {
         let name = CString::new(kernel).expect("no NUL in a name");
         let function =
             self.modules.iter().find_map(|module| self.gpu.cuModuleGetFunction(*module, &name).ok());
-        let mut arguments = self.out.0.to_le_bytes().to_vec();
+        let mut arguments = out.to_le_bytes().to_vec();
         arguments.extend(n.to_le_bytes());
-        self.gpu.cuMemsetD8Async(self.out, 0, BYTES, CUstream::NULL).expect("a memset");
         let grid = Dim3 { x: BLOCKS, y: 1, z: 1 };
         self.gpu
             .cuLaunchKernel(
@@ -61,8 +60,12 @@ impl Bench {
                 &arguments,
             )
             .expect("the launch is taken");
-        self.gpu
-            .cuCtxSynchronize()
+        self.gpu.cuCtxSynchronize()
+    }
+
+    fn run(&self, kernel: &str, block: Dim3, n: i32) -> Vec<i32> {
+        self.gpu.cuMemsetD8Async(self.out, 0, BYTES, CUstream::NULL).expect("a memset");
+        self.launch(kernel, block, self.out.0, n)
             .unwrap_or_else(|error| panic!("{kernel} on {block:?} with {n}: {error:?}"));
         let count = block.count() * u128::from(BLOCKS);
         let bytes = u64::try_from(count * 4).expect("a small block");
@@ -375,4 +378,21 @@ fn rows_whose_ends_do_nothing() {
         let i = at.block * at.threads + at.thread;
         (if at.thread % 16 < at.n { i } else { 0 }) + if at.thread >= at.n { 1000 } else { 0 }
     });
+}
+
+#[test]
+fn a_bad_address_behind_a_barrier_ends_the_grid() {
+    let block = Dim3 { x: 64, y: 1, z: 1 };
+    for kernel in ["tree", "races", "scan", "lock_step_scan", "registers"] {
+        for (wrong, wanted) in [(0, CuError::ILLEGAL_ADDRESS), (2, CuError::MISALIGNED_ADDRESS)] {
+            let bench = Bench::open(false);
+            let out = if wrong == 0 { 0 } else { bench.out.0 + wrong };
+            assert_eq!(bench.launch(kernel, block, out, 5), Err(wanted), "{kernel}");
+        }
+        // In the window, where nothing is mapped: the processor finds it.
+        let bench = Bench::open(false);
+        let end = bench.out.0 + WINDOW_BYTES;
+        let error = bench.launch(kernel, block, end - 4 * 100, 5);
+        assert_eq!(error, Err(CuError::ILLEGAL_ADDRESS), "{kernel}");
+    }
 }

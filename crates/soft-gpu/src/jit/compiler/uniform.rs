@@ -203,7 +203,8 @@ impl Text<'_> {
                 if found.contains_key(&register) {
                     continue;
                 }
-                let mut cost = 1_usize;
+                let name = self.module.opcode(instruction).name();
+                let mut cost = if SLOW.contains(&name) { CHEAP + 1 } else { 1 };
                 let pure = self.is_pure(instruction, &mut |operand| match operand {
                     Operand::Register(other) => match found.get(other) {
                         Some((_, more)) => {
@@ -330,6 +331,8 @@ const PURE: [&str; 49] = [
     "mad", "mul24", "mad24", "fma", "div", "rem", "sad", "neg", "abs", "min", "max", "testp", "copysign",
     "rcp", "sqrt", "rsqrt", "sin", "cos", "ex2", "lg2", "tanh",
 ];
+/// Those of them that take longer than to read a word of memory.
+const SLOW: [&str; 10] = ["div", "rem", "rcp", "sqrt", "rsqrt", "sin", "cos", "ex2", "lg2", "tanh"];
 /// Above this many blocks a kernel is not looked at.
 const MOST_BLOCKS: usize = 2000;
 /// As many instructions are done again rather than a register kept.
