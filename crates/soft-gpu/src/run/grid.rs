@@ -264,12 +264,24 @@ impl Grid {
             Ok(block) => block,
             Err(error) => return self.fail(error.0),
         };
-        while let Some(index) = self.next_block().filter(|_| !self.over()) {
-            match block.run(self, index) {
-                Turn::Finished => {}
-                Turn::Fault(code) => return self.fail_in(code, index, block.place().1),
-                // Regions do not spin.
-                Turn::Spinning => return self.fail(CuError::LAUNCH_FAILED.0),
+        // Nothing in a region waits for another block, so several can be taken at once.
+        let blocks = u64::try_from(self.grid.count()).unwrap_or(u64::MAX);
+        let several = (blocks / self.workers as u64 / 64).clamp(1, 16);
+        loop {
+            let first = self.next.fetch_add(several, Ordering::Relaxed);
+            for index in first..first.saturating_add(several).min(blocks) {
+                if self.over() {
+                    return;
+                }
+                match block.run(self, index) {
+                    Turn::Finished => {}
+                    Turn::Fault(code) => return self.fail_in(code, index, block.place().1),
+                    // Regions do not spin.
+                    Turn::Spinning => return self.fail(CuError::LAUNCH_FAILED.0),
+                }
+            }
+            if first >= blocks {
+                return;
             }
         }
     }
