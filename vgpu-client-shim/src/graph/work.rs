@@ -202,7 +202,7 @@ impl Fill {
     fn run(&self, target: &Resolved) -> CuResult<()> {
         let row = self.row_bytes()?;
         let bytes = self.pitch.checked_mul(self.height - 1).and_then(|rows| rows.checked_add(row));
-        target.session.check_range(CUdeviceptr(self.dst), bytes.ok_or(CuError::INVALID_VALUE)? as u64)?;
+        target.session.check_target(CUdeviceptr(self.dst), bytes.ok_or(CuError::INVALID_VALUE)? as u64)?;
         managed::to_device(target)?;
         let value = self.value.to_le_bytes();
         let same = value[..self.element_bytes as usize].iter().all(|byte| *byte == value[0]);
