@@ -146,7 +146,8 @@ mod tests {
         let met = |flags, now, value| {
             let condition = Condition::of_flags(flags).expect("a condition");
             let whole = condition.is_met_64(now, value);
-            let half = condition.is_met_32(now as u32, value as u32);
+            let low = |value: u64| u32::try_from(value & 0xffff_ffff).expect("32 bits");
+            let half = condition.is_met_32(low(now), low(value));
             (half, whole)
         };
         assert_eq!(met(0, 5, 5), (true, true));
