@@ -20,6 +20,7 @@ pub(crate) mod linker;
 pub(crate) mod memory;
 pub(crate) mod module;
 pub(crate) mod stream;
+pub(crate) mod stream_value;
 pub(crate) mod texture;
 pub(crate) mod virtual_memory;
 

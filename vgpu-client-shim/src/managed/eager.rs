@@ -82,10 +82,10 @@ impl Range {
     /// Fetches every block that is on the device; the program may read and write them.
     fn fetch_all(&mut self, session: &Session) -> CuResult<()> {
         let length = self.pages.len();
-        let mut shadow = self.shadow.take().unwrap_or_else(|| Shadow {
-            bytes: vec![0; length],
-            is_known: vec![false; self.blocks.len()],
-        });
+        let mut shadow = self
+            .shadow
+            .take()
+            .unwrap_or_else(|| Shadow { bytes: vec![0; length], is_known: vec![false; self.blocks.len()] });
         let mut at = 0;
         while at < length {
             let end = self.run_end(at, |block| block == Newest::Device);
@@ -110,7 +110,8 @@ impl Shadow {
         let mut parts: Vec<(usize, usize)> = Vec::new();
         for page in (from..to).step_by(PAGE_BYTES) {
             let end = (page + PAGE_BYTES).min(to);
-            let is_same = self.is_known[page / BLOCK_BYTES] && self.bytes[page..end] == *pages.span(page, end).read();
+            let is_same =
+                self.is_known[page / BLOCK_BYTES] && self.bytes[page..end] == *pages.span(page, end).read();
             match parts.last_mut() {
                 _ if is_same => {}
                 Some(last) if last.1 == page => last.1 = end,
