@@ -12,6 +12,7 @@ use super::{as_the_runtime, entries};
 use crate::edge::{Out, Required};
 use crate::graph::capture;
 use crate::handles::Table;
+use crate::managed;
 use crate::runtime::device as runtime;
 use crate::state::{self, Current, Device, devices};
 
@@ -162,7 +163,9 @@ entries! {
     fn cuCtxSynchronize_v2(handle: u64) {
         let device = or_current(handle)?;
         capture::refuse_device(device.ordinal)?;
-        device.session()?.cuCtxSynchronize()
+        let session = device.session()?;
+        session.cuCtxSynchronize()?;
+        managed::synchronized(device, &session, true)
     }
 
     /// Retains a context: it counts nobody, it lives until it is destroyed.

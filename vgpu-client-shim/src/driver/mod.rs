@@ -20,7 +20,9 @@ pub(crate) mod linker;
 pub(crate) mod memory;
 pub(crate) mod module;
 pub(crate) mod stream;
+pub(crate) mod stream_value;
 pub(crate) mod texture;
+pub(crate) mod virtual_memory;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -137,6 +139,7 @@ fn of_the_driver(error: CuError) -> CuError {
 /// The context of an ordinal is gone: what was made in it is, too.
 pub(crate) fn forget_device(ordinal: usize) {
     module::forget_device(ordinal);
+    virtual_memory::forget_device(ordinal);
 }
 
 /// Stands behind every name that is not supported: says so once, answers `CUDA_ERROR_NOT_SUPPORTED`.

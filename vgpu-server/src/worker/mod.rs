@@ -16,7 +16,9 @@ mod verbs;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use cuda_types::CuError;
 use proto::calls::{self as table, Class};
@@ -166,10 +168,7 @@ pub fn serve(
     worker.gone.store(!matches!(end, SessionEnd::Farewell), Ordering::Release);
     worker.queue.end(!matches!(end, SessionEnd::Farewell));
     if matches!(end, SessionEnd::Farewell) {
-        // A panic of the issuer has been printed; the session is over either way.
-        let _ = issuer.join();
-        let _ = worker.device.cuCtxSynchronize();
-        worker.print(Outbox::send);
+        worker.finish(issuer, &link);
         outbox.close();
     }
     link.shutdown();
@@ -314,6 +313,30 @@ impl Worker {
             }
         }
         Ok(true)
+    }
+
+    /// Waits until all that the client has posted is done and printed, or until the client waits no more: what a stream
+    /// waits for may never come.
+    fn finish(self: &Arc<Self>, issuer: JoinHandle<()>, link: &Arc<dyn Link>) {
+        let (over, heard) = channel();
+        let worker = Arc::clone(self);
+        let done = over.clone();
+        std::thread::spawn(move || {
+            // A panic of the issuer has been printed; the session is over either way.
+            let _ = issuer.join();
+            let _ = worker.device.cuCtxSynchronize();
+            worker.print(Outbox::send);
+            // Nobody listens any more if the client has gone first.
+            let _ = done.send(());
+        });
+        let link = Arc::clone(link);
+        std::thread::spawn(move || {
+            // Nothing comes behind a farewell but the end.
+            let _ = link.receive(&mut [0]);
+            let _ = over.send(());
+        });
+        // Both threads send, so it cannot fail.
+        let _ = heard.recv();
     }
 
     /// An issuer thread: takes turns at the queue until nothing more comes.
