@@ -151,6 +151,17 @@ impl Window {
         Ok(Placement { address, new_chunk })
     }
 
+    /// Notes a chunk that the device has mapped by itself; `false` if it is none, or if its addresses are taken.
+    pub fn add_mapped(&mut self, address: u64, bytes: u64) -> bool {
+        let is_chunk = bytes > 0 && bytes.is_multiple_of(CHUNK_BYTES) && address.is_multiple_of(CHUNK_BYTES);
+        if !is_chunk || !self.unmapped.take_at(address, bytes) {
+            return false;
+        }
+        self.chunks.insert(address, ChunkState { bytes, occupied_bytes: 0 });
+        self.free.insert(address, bytes);
+        true
+    }
+
     /// Ends the allocation that starts at `address` and puts its range into quarantine; `None` if there is none.
     pub fn free(&mut self, address: u64) -> Option<Freed> {
         let allocation = self.allocations.remove(&address)?;

@@ -210,3 +210,14 @@ proptest! {
         prop_assert!(window.allocate(64 * CHUNK_BYTES, 1).is_ok());
     }
 }
+
+#[test]
+fn a_chunk_that_is_mapped_already_is_given_out_first() {
+    let mut window = window();
+    assert!(window.add_mapped(BASE, CHUNK_BYTES));
+    assert!(!window.add_mapped(BASE, CHUNK_BYTES), "its addresses are taken");
+    assert!(!window.add_mapped(BASE + 4096, CHUNK_BYTES) && !window.add_mapped(BASE + 4 * CHUNK_BYTES, 100));
+    assert_eq!(window.allocate(100, 1).unwrap(), Placement { address: BASE, new_chunk: None });
+    let large = window.allocate(CHUNK_BYTES, 1).unwrap();
+    assert_eq!(large.new_chunk, Some(Chunk { address: BASE + CHUNK_BYTES, bytes: CHUNK_BYTES }));
+}

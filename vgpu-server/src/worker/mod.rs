@@ -185,6 +185,9 @@ fn refuse(link: &dyn Link, reason: String) {
     let _ = link.send(&[&Refusal { reason }.frame()]);
 }
 
+/// What is mapped before the client asks: one unit of the device's memory management.
+const FIRST_CHUNK_BYTES: u64 = 2 << 20;
+
 /// What a session needs once calls may flow.
 type Parts = (Arc<dyn Link>, Arc<Outbox>, Transfers, transfers::Lander);
 
@@ -201,16 +204,25 @@ fn begin_session(
         refuse(&**link, format!("no staging memory: {error}"));
         SessionEnd::Device(error)
     })?;
+    // A device that has no memory left says so when the client asks for some.
+    let mapped = device.vgpuMemMap(begin.window_base, FIRST_CHUNK_BYTES);
     let (offer, host) = verbs::offer(begin.verbs, options.verbs.as_ref());
     let began = Began {
         staging_bytes: options.upload_bytes as u64,
         landing_bytes: options.download_bytes as u64,
         control_bytes: options.control_bytes,
+        mapped_bytes: if mapped.is_ok() { FIRST_CHUNK_BYTES } else { 0 },
         verbs: offer,
     };
     link.send(&[&began.frame()]).map_err(SessionEnd::Link)?;
     let link = verbs::settle(host, Arc::clone(link), frames)?;
-    let gpudirect = |landing| GpuDirect::start(options.gpudirect, device, &link, &begin, landing);
+    let gpudirect = |landing| {
+        let direct = GpuDirect::start(options.gpudirect, device, &link, &begin, landing)?;
+        if let (Some(direct), Ok(())) = (&direct, &mapped) {
+            direct.mapped(begin.window_base, FIRST_CHUNK_BYTES);
+        }
+        Ok(direct)
+    };
     let direct = DirectLink::exchange(&link, frames, lender.upload, lender.download, gpudirect)?;
     let outbox = Arc::new(Outbox::new(Arc::clone(&link)));
     let (transfers, lander) =
