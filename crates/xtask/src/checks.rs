@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 
+use crate::bench;
 use crate::demo;
 use crate::dist;
 use crate::driver;
@@ -97,10 +98,15 @@ const CHECKS: &[(&str, Check)] = &[
     ("packages, installed on a machine without Rust", Check::Program(packages::check)),
     (PYTHON, Check::Program(python::check)),
     ("control: nothing passes on a driver that does nothing", Check::Program(negative_control)),
+    ("gates: promises that are counts", Check::Source(gates)),
     ("verbs, in a virtual machine", Check::Verbs),
 ];
 
 const PYTHON: &str = "python: kernels of cuda-python, Numba and CuPy";
+
+fn gates(workspace: &Workspace, _: &Toolchain) -> Outcome {
+    bench::run(workspace, &bench::Options::counts())
+}
 
 fn format(workspace: &Workspace, _: &Toolchain) -> Outcome {
     finish(workspace.cargo().args(["fmt", "--all", "--check"]))

@@ -70,7 +70,7 @@ enum Task {
     /// Formatting, lints, tests, dependency checks, the samples, the negative control, and verbs in a virtual machine
     Test(checks::Options),
     /// Measures the product beside raw sockets, on the null device, and prints a table
-    Bench,
+    Bench(bench::Options),
     /// Inside the virtual machine of the verbs check
     #[command(hide = true)]
     VerbsGuest(guest::Options),
@@ -101,7 +101,7 @@ fn run(workspace: &Workspace, task: Task) -> Outcome {
         }
         Task::Demo(options) => demo::run(workspace, &options),
         Task::Test(options) => checks::run(workspace, &options),
-        Task::Bench => bench::run(workspace),
+        Task::Bench(options) => bench::run(workspace, &options),
         Task::VerbsGuest(options) => guest::run(workspace, &options),
         Task::WithoutVerbs => without_verbs::inside(),
     }
