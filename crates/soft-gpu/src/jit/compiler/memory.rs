@@ -109,9 +109,13 @@ impl<'a> Translator<'a, '_> {
         };
         let bound = self.constant(types::I64, bound);
         let good = self.b.ins().icmp(IntCC::UnsignedLessThan, turned, bound);
-        let (cold, go_on) = (self.b.create_block(), self.b.create_block());
+        let (elsewhere, cold, go_on) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
         self.b.set_cold_block(cold);
-        self.b.ins().brif(good, go_on, &[], cold, &[]);
+        self.b.ins().brif(good, go_on, &[], elsewhere, &[]);
+        self.b.switch_to_block(elsewhere);
+        self.b.seal_block(elsewhere);
+        let known = self.is_known_place(target, address, bytes);
+        self.b.ins().brif(known, go_on, &[], cold, &[]);
         self.b.switch_to_block(cold);
         self.b.seal_block(cold);
         let generic = if target == Target::Generic { 0x1_0000 } else { 0 };
@@ -121,6 +125,31 @@ impl<'a> Translator<'a, '_> {
         self.b.switch_to_block(go_on);
         self.b.seal_block(go_on);
         address
+    }
+
+    /// Whether an aligned access lies outside the window where many do: in constants and module variables, or through a
+    /// generic address in shared or local memory. What is left is judged by a call.
+    fn is_known_place(&mut self, target: Target, address: Value, bytes: u32) -> Value {
+        let arena = self.constant(types::I64, self.limits.arena_base);
+        let mut places = vec![(arena, self.constant(types::I64, self.limits.arena_bytes))];
+        // The memory of blocks and threads begins at multiples of 16.
+        if target == Target::Generic && bytes <= 16 {
+            let shared = self.field(types::I64, offset_of!(ThreadContext, shared_base));
+            let extent = self.field(types::I32, offset_of!(ThreadContext, shared_bytes));
+            places.push((shared, self.b.ins().uextend(types::I64, extent)));
+            let extent = self.field(types::I64, offset_of!(ThreadContext, local_bytes));
+            places.push((self.local_base(), extent));
+        }
+        let shift = i64::from(bytes.trailing_zeros());
+        let mut known = None;
+        for (base, extent) in places {
+            let inside = self.b.ins().isub(address, base);
+            let turned = self.b.ins().rotr_imm_u(inside, shift);
+            let bound = self.b.ins().ushr_imm_u(extent, shift);
+            let here = self.b.ins().icmp(IntCC::UnsignedLessThan, turned, bound);
+            known = Some(known.map_or(here, |known| self.b.ins().bor(known, here)));
+        }
+        known.expect("there is at least the arena")
     }
 
     fn checked_shared(&mut self, base: Value, offset: i64, bytes: u32) -> Value {
