@@ -73,7 +73,7 @@ static void copies(CUstream stream, CUfunction step)
         EXPECT(back[i] == 21u * (i + n / 2) + 1, "value %d is %u", i, back[i]);
     std::vector<unsigned> seen = download<unsigned>(second, n);
     for (int i = 0; i < n; ++i) EXPECT(seen[i] == 21u * i + 1, "value %d is %u", i, seen[i]);
-    EXPECT(copy_batch(to, from, sizes, 2, how, firsts, 2, nullptr) == CUDA_ERROR_INVALID_VALUE, "no stream");
+    EXPECT(copy_batch(to, from, sizes, 2, how, firsts, 2, CU_STREAM_LEGACY) == CUDA_ERROR_INVALID_VALUE, "no stream");
     size_t wrong[2] = {1, 0};
     EXPECT(copy_batch(to, from, sizes, 2, how, wrong, 2, stream) == CUDA_ERROR_INVALID_VALUE, "not in order");
 
