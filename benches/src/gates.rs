@@ -41,7 +41,14 @@ pub(crate) struct Judged {
     pass: bool,
 }
 
-const fn gate(id: &'static str, what: &'static str, bound: Bound, gate: f64, stretch: f64, kind: Kind) -> Gate {
+const fn gate(
+    id: &'static str,
+    what: &'static str,
+    bound: Bound,
+    gate: f64,
+    stretch: f64,
+    kind: Kind,
+) -> Gate {
     Gate { id, what, bound, gate, stretch, kind }
 }
 
@@ -63,7 +70,8 @@ pub(crate) const G8_UP: Gate =
     gate("G8", "raw / to the device, 256 MiB, pageable, copying device", AtLeast, 0.45, 0.65, Timing);
 pub(crate) const G8_DOWN: Gate =
     gate("G8", "raw / to the host, 256 MiB, pageable, copying device", AtLeast, 0.45, 0.65, Timing);
-pub(crate) const G12: Gate = gate("G12", "round trips from connect to the first launch", AtMost, 3.0, 1.0, Count);
+pub(crate) const G12: Gate =
+    gate("G12", "round trips from connect to the first launch", AtMost, 3.0, 1.0, Count);
 pub(crate) const G13: Gate =
     gate("G13", "round trips of a full device enumeration, after the handshake", AtMost, 0.0, 0.0, Count);
 pub(crate) const G14: Gate = gate(
@@ -74,8 +82,10 @@ pub(crate) const G14: Gate = gate(
     0.0,
     Count,
 );
-pub(crate) const G15: Gate = gate("G15", "round trips of an inference step of 200 launches", AtMost, 1.0, 1.0, Count);
-pub(crate) const G15_SENDS: Gate = gate("G15", "sends of an inference step of 200 launches", AtMost, 8.0, 4.0, Count);
+pub(crate) const G15: Gate =
+    gate("G15", "round trips of an inference step of 200 launches", AtMost, 1.0, 1.0, Count);
+pub(crate) const G15_SENDS: Gate =
+    gate("G15", "sends of an inference step of 200 launches", AtMost, 8.0, 4.0, Count);
 
 /// The gates that are asked for, and what came of them.
 pub(crate) struct Gates {
@@ -136,8 +146,13 @@ impl Gates {
             let word = if *pass { "yes" } else { "no" };
             println!("| {id} | {what} | {value:.3} | {bound} {gate} | {stretch} | {word} |");
         }
-        let failed: Vec<&str> = self.judged.iter().filter(|judged| !judged.pass).map(|judged| judged.id).collect();
-        if failed.is_empty() { Ok(()) } else { Err(format!("gates that are not kept: {}", failed.join(", "))) }
+        let failed: Vec<&str> =
+            self.judged.iter().filter(|judged| !judged.pass).map(|judged| judged.id).collect();
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("gates that are not kept: {}", failed.join(", ")))
+        }
     }
 }
 

@@ -24,7 +24,8 @@ macro_rules! stream_calls {
             /// Later work of the stream waits for the event's last recording.
             0x0505 since 1 post fn cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: u32);
             /// Later work of the stream waits until a word of device memory meets a condition (`CUstreamWaitValue_flags`).
-            /// It waits on the device: the call itself returns at once.
+            /// It waits on the device: the call itself returns at once. But one behind it that waits for the whole device,
+            /// as `cuMemFree_v2` does, holds up all others until the word is there.
             0x0506 since 3 post fn cuStreamWaitValue32_v2(stream: CUstream, addr: CUdeviceptr, value: u32, flags: u32);
             /// As `cuStreamWaitValue32_v2`, for 64 bits.
             0x0507 since 3 post fn cuStreamWaitValue64_v2(stream: CUstream, addr: CUdeviceptr, value: u64, flags: u32);

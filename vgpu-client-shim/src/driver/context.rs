@@ -222,6 +222,8 @@ as_the_runtime! {
     fn cuCtxSetSharedMemConfig(config: u32) = runtime::cudaDeviceSetSharedMemConfig;
     /// The lowest and the highest priority of streams.
     fn cuCtxGetStreamPriorityRange(lowest: Option<&mut c_int>, highest: Option<&mut c_int>) = runtime::cudaDeviceGetStreamPriorityRange;
+    /// Ends the persistence of lines in the device's cache.
+    fn cuCtxResetPersistingL2Cache() = runtime::cudaCtxResetPersistingL2Cache;
     /// Starts a profiler's collection.
     fn cuProfilerStart() = runtime::cudaProfilerStart;
     /// Stops a profiler's collection.

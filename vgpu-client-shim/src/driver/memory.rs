@@ -150,6 +150,12 @@ as_the_runtime! {
     fn cuMemPoolSetAttribute(pool: u64, attribute: c_int, value: *const c_void) = pool::cudaMemPoolSetAttribute;
     /// Reads an attribute of a pool.
     fn cuMemPoolGetAttribute(pool: u64, attribute: c_int, value: *mut c_void) = pool::cudaMemPoolGetAttribute;
+    /// The pool that a location has from the start.
+    fn cuMemGetDefaultMemPool(pool: Out<'_, u64>, location: Option<&runtime_managed::Location>, kind: c_int) = pool::cudaMemGetDefaultMemPool;
+    /// The pool that a location's allocations come from.
+    fn cuMemGetMemPool(pool: Out<'_, u64>, location: Option<&runtime_managed::Location>, kind: c_int) = pool::cudaMemGetMemPool;
+    /// Sets the pool that a location's allocations come from.
+    fn cuMemSetMemPool(location: Option<&runtime_managed::Location>, kind: c_int, pool: u64) = pool::cudaMemSetMemPool;
     /// Lets devices use a pool's memory.
     fn cuMemPoolSetAccess(pool: u64, descriptions: *const pool::AccessDescription, count: usize) = pool::cudaMemPoolSetAccess;
     /// What a location may do with a pool's memory.

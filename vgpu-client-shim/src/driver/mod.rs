@@ -6,6 +6,7 @@
 //! become the driver's.
 
 pub(crate) mod array;
+pub(crate) mod batch;
 pub(crate) mod context;
 pub(crate) mod copy;
 pub(crate) mod device;
@@ -17,11 +18,13 @@ pub(crate) mod function;
 pub(crate) mod graph;
 pub(crate) mod launch;
 pub(crate) mod linker;
+pub(crate) mod logs;
 pub(crate) mod memory;
 pub(crate) mod module;
 pub(crate) mod stream;
 pub(crate) mod stream_value;
 pub(crate) mod texture;
+pub(crate) mod unavailable;
 pub(crate) mod virtual_memory;
 
 use std::cell::Cell;

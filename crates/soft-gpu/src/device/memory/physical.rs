@@ -1,31 +1,40 @@
 //! Physical memory apart from addresses: objects that are mapped into the window, in several places if the program
 //! likes.
 //!
-//! An object is a memory file, so that every mapping of it shows the same bytes. It takes memory of the machine as it
-//! is written, but counts as a whole from its making, as on a real device.
+//! An object is a part of a memory file, so that every mapping of it shows the same bytes. One file for all, because a
+//! program can make more of them than a process may have descriptors. An object takes memory of the machine as it is
+//! written, but counts as a whole from its making, as on a real device.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 
 use cuda_types::{CuError, CuResult};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap};
 
 use super::{Access, Memory, contains, discard, overlaps, pointer, protect};
 
 /// What objects and mappings are multiples of.
 const GRANULARITY: u64 = 2 << 20;
+/// How far the file may reach, most of it nothing: parts are used again by their length alone.
+const FILE_BYTES: u64 = 1 << 46;
 
 /// The objects, and where they are mapped.
 #[derive(Default)]
 pub(super) struct Physical {
+    file: Option<OwnedFd>,
+    /// How far the file has been used.
+    end: u64,
+    /// Parts of the file that are used no more, by their length.
+    unused: HashMap<u64, Vec<u64>>,
     objects: HashMap<u64, Object>,
     /// By address.
     mappings: BTreeMap<u64, Mapping>,
 }
 
 struct Object {
-    file: OwnedFd,
+    /// Where it begins in the file.
+    start: u64,
     bytes: u64,
     mappings: usize,
     is_released: bool,
@@ -39,6 +48,31 @@ struct Mapping {
 }
 
 impl Physical {
+    /// Takes a part of the file, all zeros; where it begins.
+    fn take(&mut self, bytes: u64) -> CuResult<u64> {
+        if self.file.is_none() {
+            let file = memfd_create(c"vgpu-physical", MemfdFlags::CLOEXEC);
+            let file = file.map_err(|_| CuError::OUT_OF_MEMORY)?;
+            ftruncate(&file, FILE_BYTES).map_err(|_| CuError::OUT_OF_MEMORY)?;
+            self.file = Some(file);
+        }
+        if let Some(start) = self.unused.get_mut(&bytes).and_then(Vec::pop) {
+            return Ok(start);
+        }
+        let start = self.end;
+        self.end = start.checked_add(bytes).filter(|end| *end <= FILE_BYTES).ok_or(CuError::OUT_OF_MEMORY)?;
+        Ok(start)
+    }
+
+    /// Gives a part of the file back to the system.
+    fn give_back(&mut self, start: u64, bytes: u64) {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // A part that cannot be emptied is not used again: it would not be zero.
+        if self.file.as_ref().is_some_and(|file| fallocate(file, flags, start, bytes).is_ok()) {
+            self.unused.entry(bytes).or_default().push(start);
+        }
+    }
+
     /// Whether something is mapped in a range.
     pub(super) fn is_mapped(&self, address: u64, bytes: u64) -> bool {
         let end = address.saturating_add(bytes);
@@ -87,10 +121,9 @@ impl Memory {
         if bytes > self.total - state.used {
             return Err(CuError::OUT_OF_MEMORY);
         }
-        let file = memfd_create(c"vgpu-physical", MemfdFlags::CLOEXEC).map_err(|_| CuError::OUT_OF_MEMORY)?;
-        ftruncate(&file, bytes).map_err(|_| CuError::OUT_OF_MEMORY)?;
+        let start = state.physical.take(bytes)?;
         state.used += bytes;
-        let object = Object { file, bytes, mappings: 0, is_released: false };
+        let object = Object { start, bytes, mappings: 0, is_released: false };
         state.physical.objects.insert(number, object);
         Ok(())
     }
@@ -115,12 +148,13 @@ impl Memory {
         if overlaps(&state.chunks, address, bytes) || state.physical.is_mapped(address, bytes) {
             return Err(CuError::ALREADY_MAPPED);
         }
-        let object = state.physical.objects.get_mut(&number).filter(|object| !object.is_released);
-        let object = object.ok_or(CuError::INVALID_HANDLE)?;
+        let Physical { file, objects, .. } = &mut state.physical;
+        let object = objects.get_mut(&number).filter(|object| !object.is_released);
+        let (object, file) = object.zip(file.as_ref()).ok_or(CuError::INVALID_HANDLE)?;
         if !contains((0, object.bytes), offset, bytes) {
             return Err(CuError::INVALID_VALUE);
         }
-        map_file(address, bytes, &object.file, offset)?;
+        map_file(address, bytes, file, object.start + offset)?;
         object.mappings += 1;
         let mapping = Mapping { bytes, object: number, access: Access::None };
         state.physical.mappings.insert(address, mapping);
@@ -172,6 +206,7 @@ impl super::State {
             && let Some(object) = self.physical.objects.remove(&number)
         {
             self.used -= object.bytes;
+            self.physical.give_back(object.start, object.bytes);
         }
     }
 }
@@ -213,6 +248,26 @@ mod tests {
         assert_eq!(memory.unmap_physical(BASE, UNIT), Err(CuError::INVALID_VALUE), "a part of a mapping");
         memory.unmap_physical(BASE, 2 * UNIT).expect("mapped");
         assert_eq!(memory.info().0, 16 * UNIT);
+    }
+
+    #[test]
+    fn memory_is_zero_whoever_had_it_before() {
+        let memory = device();
+        let base = BASE + (2 << 40);
+        memory.reserve(base, 1 << 30).expect("nothing lies there");
+        for (number, byte) in [(1, 7), (2, 9)] {
+            memory.create_physical(number, UNIT).expect("memory");
+            memory.map_physical(base, UNIT, 0, number).expect("free");
+            memory.set_access(base, UNIT, Access::Write).expect("mapped");
+            let at = pointer(base).cast::<u8>();
+            // SAFETY: mapped for writing just now, and nobody else knows of it.
+            assert_eq!(unsafe { at.read() }, 0);
+            // SAFETY: as above.
+            unsafe { at.write(byte) };
+            memory.unmap_physical(base, UNIT).expect("mapped");
+            memory.release_physical(number).expect("held");
+        }
+        assert_eq!(memory.lock().physical.end, UNIT, "the same part of the file");
     }
 
     #[test]
