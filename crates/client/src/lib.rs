@@ -12,6 +12,7 @@
 //! * [`memory`], [`copy`], [`event`], [`launch`], [`host_function`]: chapters with a part on this side
 //! * [`verbs`]: the change from TCP to verbs; [`bulk`]: bulk bytes over a link with direct access
 //! * [`hazards`]: host memory that something pending can still write
+//! * [`ledger`]: where the time went
 //! * [`environment`]: what the embedding program provides
 //! * [`server_list`]: the grammar of `VGPU_SERVER`
 
@@ -27,6 +28,7 @@ pub mod hazards;
 pub mod host_function;
 mod incoming;
 pub mod launch;
+mod ledger;
 pub mod memory;
 mod progress;
 pub mod remote;
@@ -39,5 +41,6 @@ mod verbs;
 pub use connect::ConnectError;
 pub use environment::Environment;
 pub use launch::LaunchRefusal;
+pub use ledger::{Account, SMALL_COPY_BYTES, Tally};
 pub use remote::Remote;
 pub use session::{Session, Statistics};

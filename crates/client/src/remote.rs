@@ -11,6 +11,7 @@ use window::Window;
 
 use crate::connect::{ConnectError, Greeted};
 use crate::environment::{Environment, Severity, is_forked};
+use crate::ledger::{Account, Ledger};
 use crate::server_list::Transport;
 use crate::session::Session;
 use crate::verbs;
@@ -36,6 +37,8 @@ pub struct Remote {
     environment: Arc<Environment>,
     facts: Arc<DeviceFacts>,
     reserve: Reserve,
+    /// Where calls are counted, if they are.
+    ledger: Option<Arc<Ledger>>,
     state: Mutex<Link>,
 }
 
@@ -72,6 +75,7 @@ impl Remote {
         reserve: Reserve,
     ) -> Remote {
         let facts = Arc::new(greeted.welcome.facts.clone());
+        let ledger = environment.keeps_account.then(Arc::default);
         Remote {
             address,
             transport,
@@ -79,6 +83,7 @@ impl Remote {
             environment,
             facts,
             reserve,
+            ledger,
             state: Mutex::new(Link::Idle(greeted)),
         }
     }
@@ -103,6 +108,12 @@ impl Remote {
             Link::Active(session) => Some(Arc::clone(session)),
             _ => None,
         }
+    }
+
+    /// What the device has cost so far, over all its sessions; `None` if that is not counted or belongs to the parent of
+    /// this process.
+    pub fn account(&self) -> Option<Account> {
+        self.ledger.as_ref().filter(|_| !is_forked()).map(|ledger| ledger.account())
     }
 
     /// The session, begun now if there is none: the server starts a worker.
@@ -158,6 +169,7 @@ impl Remote {
                     &began,
                     window,
                     Arc::clone(&self.environment),
+                    self.ledger.clone(),
                 )
                 .map_err(|source| ConnectError::Link(transport::LinkError::Lost { peer, source }));
             }
