@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cuda_types::{CuError, CuResult};
 use proto::DeviceFacts;
-use proto::handshake::Begin;
+use proto::handshake::{Begin, Status};
 use transport::{Address, SocketLink};
 use window::Window;
 
@@ -91,6 +91,12 @@ impl Remote {
     /// What the server said about the device.
     pub fn facts(&self) -> &DeviceFacts {
         &self.facts
+    }
+
+    /// How busy the device is, over a link of its own: it needs no context. `None` if the server does not tell.
+    pub fn status(&self) -> Option<Status> {
+        let mut greeted = greet(&self.address, &self.environment).ok()?;
+        greeted.status(self.environment.connect_timeout).ok()
     }
 
     /// Where the device is.

@@ -12,6 +12,7 @@ pub mod gpudirect;
 mod outbox;
 mod staging;
 mod transfers;
+pub mod usage;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ use calls::{Call, CallQueue, Turn};
 use gpudirect::GpuDirect;
 use outbox::{Message, Outbox};
 use transfers::{Lender, Transfers};
+use usage::Usage;
 use verbs::DirectLink;
 
 /// Sizes that bound what one client can make its worker hold.
@@ -50,6 +52,8 @@ pub struct WorkerOptions {
     pub verbs: Option<VerbsOptions>,
     /// Whether the network shall reach device memory itself.
     pub gpudirect: gpudirect::Policy,
+    /// Where the worker notes what it uses of the device.
+    pub usage: Arc<Usage>,
 }
 
 impl Default for WorkerOptions {
@@ -61,6 +65,7 @@ impl Default for WorkerOptions {
             control_bytes: 1024 * 1024,
             verbs: None,
             gpudirect: gpudirect::Policy::Auto,
+            usage: Arc::default(),
         }
     }
 }
@@ -141,7 +146,8 @@ pub fn serve(
         device,
         transfers,
         names: Names::default(),
-        queue: CallQueue::new(options.control_bytes),
+        queue: CallQueue::new(options.control_bytes, Arc::clone(&options.usage)),
+        usage: Arc::clone(&options.usage),
         busy: Busy::default(),
         outbox: Arc::clone(&outbox),
         counts: Mutex::default(),
@@ -247,6 +253,7 @@ struct Worker {
     transfers: Arc<Transfers>,
     names: Names,
     queue: CallQueue,
+    usage: Arc<Usage>,
     busy: Busy,
     outbox: Arc<Outbox>,
     counts: Mutex<CallCounts>,
@@ -321,7 +328,15 @@ impl Worker {
         let mut holding = false;
         while let Turn::Issue(call) = self.queue.next(holding) {
             holding = !may_wait(call.opcode) || !self.hand_on(link);
-            if let Err(malformed) = self.make(&call, Outbox::send) {
+            // Who has handed on is no longer known to the queue.
+            if !holding {
+                self.usage.enter();
+            }
+            let made = self.make(&call, Outbox::send);
+            if !holding {
+                self.usage.leave();
+            }
+            if let Err(malformed) = made {
                 *self.malformed.lock().unwrap_or_else(PoisonError::into_inner) = Some(malformed);
                 // The reader wakes up at the end of the link and ends the session.
                 link.shutdown();
@@ -363,6 +378,7 @@ impl Worker {
         if result.is_ok() {
             self.follow_memory(call, true);
             self.busy.end(call.opcode, before);
+            self.usage.made(call.opcode, &call.arguments);
         }
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner).0.entry(row.name).or_default() += 1;
         let error = result.err().map_or(0, |error| error.0);
