@@ -241,6 +241,11 @@ impl Device {
         Ok(self.remote()?.facts())
     }
 
+    /// How busy the device is; costs no context there. `None` if it cannot be reached or its server does not tell.
+    pub(crate) fn status(&self) -> Option<proto::handshake::Status> {
+        self.remote().ok()?.status()
+    }
+
     /// The number of the device, as the program writes it.
     pub(crate) fn program_number(&self) -> std::ffi::c_int {
         std::ffi::c_int::try_from(self.number).unwrap_or(std::ffi::c_int::MAX)
