@@ -16,7 +16,8 @@ fn main() {
         let Library { key, root, soname, artifact, .. } = library;
         let symbols = library.symbols(Path::new("symbols"));
         let fingerprint = fingerprint(symbols.iter().map(|(name, _)| name.as_str()));
-        writeln!(text, "// {soname}, which cargo calls {artifact}").expect("a String takes all");
+        writeln!(text, "// {soname}, which cargo calls {artifact}; its symbols: {}", library.version_node())
+            .expect("a String takes all");
         writeln!(text, "static ENTRIES_{key}: [Entry; {}] = [", symbols.len()).expect("a String takes all");
         for (name, answer) in &symbols {
             let function = match answer.as_str() {

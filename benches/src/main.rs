@@ -10,11 +10,14 @@
 //! * [`raw`]: the baseline: a peer process that answers, counts and sends
 //! * [`verbs`]: the same over verbs, beside bare verbs
 //! * [`product`]: a server process and a session with it
+//! * [`gates`]: what is promised; [`promises`]: measures it
 //! * [`table`]: medians and their presentation
 
 #![forbid(unsafe_code)]
 
+mod gates;
 mod product;
+mod promises;
 mod raw;
 mod table;
 mod verbs;
@@ -31,8 +34,9 @@ fn main() -> ExitCode {
         ["--raw-peer", port] => raw::serve(port),
         ["--bare-verbs-peer"] => verbs::serve(),
         ["--verbs", ip, server] => verbs::run(ip, server),
+        ["--gates", server, ..] => judge(server, &arguments[2..]),
         [server] => run(server),
-        _ => Err("usage: benches [--verbs ADDRESS] PATH-OF-VGPU-SERVER".into()),
+        _ => Err("usage: benches [--verbs ADDRESS | --gates] PATH-OF-VGPU-SERVER".into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,6 +45,25 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Measures the promises: `--counts` leaves timings out, `--only G1,G4` chooses, `--json FILE` writes them down, and with
+/// `--gate` one that is not kept is an error.
+fn judge(server: &str, options: &[String]) -> Result<(), String> {
+    let value = |name: &str| {
+        let at = options.iter().position(|option| option == name)?;
+        options.get(at + 1).cloned()
+    };
+    let has = |name: &str| options.iter().any(|option| option == name);
+    let only = value("--only").map_or_else(Vec::new, |list| list.split(',').map(str::to_owned).collect());
+    let mut gates = gates::Gates::new(only, has("--counts"));
+    println!("{}", machine());
+    promises::run(server, &mut gates)?;
+    if let Some(file) = value("--json") {
+        std::fs::write(&file, gates.json()?).map_err(|error| format!("{file}: {error}"))?;
+    }
+    let kept = gates.print();
+    if has("--gate") { kept } else { Ok(()) }
 }
 
 /// Where the two processes run.
@@ -67,8 +90,9 @@ fn run(server: &str) -> Result<(), String> {
         )?;
     }
     let (raw, product) = (Raw::start()?, Product::start(server, "null")?);
-    product.count_first_launch(&mut table)?;
-    product.count_launches(&mut table)?;
+    let (sends, bytes) = product.launch_costs()?;
+    table.note("sends per launch", &format!("{sends:.4}"));
+    table.note("bytes sent per launch with 4 arguments", &format!("{bytes:.1}"));
     table.pairs(
         "200,000 launches and a synchronize, two cores",
         7,

@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 use client::launch::LaunchConfig;
 use client::server_list::Transport;
 use client::{Environment, Remote, Session, hazards};
+use cuda_types::attribute::FunctionAttribute;
 use cuda_types::{CUdeviceptr, CUfunction, CUstream, CuError, Dim3, HostSpan};
-use proto::ContextCalls;
+use proto::{ContextCalls, StreamCalls};
 use transport::Address;
 use vgpu_server::null::{TALLY, sample, word_sum};
-
-use crate::table::Table;
 
 pub(crate) struct Product {
     process: Child,
@@ -54,6 +53,11 @@ impl Default for Settings {
 
 /// A kernel with four pointers and a counter, as the null device reads it.
 const IMAGE: &[u8] = b".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry work(.param .u64 a, .param .u64 b, .param .u64 c, .param .u64 n)\n{ ret; }\n";
+
+/// A count that is far below what a float holds exactly.
+fn number(count: u64) -> f64 {
+    u32::try_from(count).map_or(f64::INFINITY, f64::from)
+}
 
 fn cuda(doing: &str) -> impl Fn(CuError) -> String + '_ {
     move |error| format!("{doing}: {error}")
@@ -173,37 +177,105 @@ impl Product {
     }
 
     pub(crate) fn launch_rate(&self, count: u32) -> Result<String, String> {
-        let took = self.launches(count)?;
-        Ok(format!(
-            "{:.2} M/s ({count} launches, all different, counted by the device)",
-            f64::from(count) / took.as_secs_f64() / 1e6
-        ))
+        let rate = self.launches_a_second(count)? / 1e6;
+        Ok(format!("{rate:.2} M/s ({count} launches, all different, counted by the device)"))
     }
 
-    /// Round trips from a connection to the first launch.
-    pub(crate) fn count_first_launch(&self, table: &mut Table) -> Result<(), String> {
-        // start() greeted, began, loaded the module and mapped a chunk.
-        let waits = self.session.statistics().round_trips;
-        table.note(
-            "round trips from connect to the first launch",
-            &format!("{} (greeting, begin, module load, one chunk of memory)", waits + 2),
-        );
-        Ok(())
+    /// Launches a second.
+    pub(crate) fn launches_a_second(&self, count: u32) -> Result<f64, String> {
+        Ok(f64::from(count) / self.launches(count)?.as_secs_f64())
     }
 
-    /// What a launch costs on the link.
-    pub(crate) fn count_launches(&self, table: &mut Table) -> Result<(), String> {
+    /// Round trips from a connection to the first launch: `start` greeted, began, and loaded the module.
+    pub(crate) fn first_launch_round_trips(&self) -> f64 {
+        number(self.session.statistics().round_trips + 2)
+    }
+
+    /// What a launch costs on the link: sends, bytes.
+    pub(crate) fn launch_costs(&self) -> Result<(f64, f64), String> {
         const COUNT: u32 = 100_000;
         let before = self.session.statistics();
         self.launches(COUNT)?;
         let after = self.session.statistics();
-        let each = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / f64::from(COUNT);
-        table.note("sends per launch", &format!("{:.4}", each(after.sends - before.sends)));
-        table.note(
-            "bytes sent per launch with 4 arguments",
-            &format!("{:.1}", each(after.bytes_sent - before.bytes_sent)),
-        );
-        Ok(())
+        let each = |count: u64| number(count) / f64::from(COUNT);
+        Ok((each(after.sends - before.sends), each(after.bytes_sent - before.bytes_sent)))
+    }
+
+    /// Round trips of looking at the device: its facts came with the greeting.
+    pub(crate) fn enumeration_round_trips(&self) -> Result<f64, String> {
+        let before = self.session.statistics().round_trips;
+        let facts = self.remote.facts();
+        let known = facts.attributes.iter().flatten().count();
+        if known == 0 || facts.name.is_empty() || facts.total_memory == 0 {
+            return Err("the device says nothing of itself".into());
+        }
+        Ok(number(self.session.statistics().round_trips - before))
+    }
+
+    /// Round trips of what programs do all the time between their launches.
+    pub(crate) fn local_calls_round_trips(&self) -> Result<f64, String> {
+        let session = &self.session;
+        session.cuCtxSynchronize().map_err(cuda("synchronize"))?;
+        let stream = session.cuStreamCreateWithPriority(0, 0).map_err(cuda("a stream"))?;
+        let event = session.cuEventCreate(0).map_err(cuda("an event"))?;
+        session.cuEventRecord(event, stream).map_err(cuda("recording"))?;
+        session.cuStreamSynchronize(stream).map_err(cuda("synchronize"))?;
+        let before = session.statistics().round_trips;
+        let memory = session.cuMemAlloc(1000).map_err(cuda("device memory"))?;
+        let found = session.allocation(memory).ok_or("an allocation is not known")?;
+        if found != (memory, 1000) {
+            return Err(format!("an allocation of 1000 bytes is known as {found:?}"));
+        }
+        // Covered by the synchronize above.
+        session.cuEventQuery(event).map_err(cuda("a query"))?;
+        session.cuEventRecord(event, stream).map_err(cuda("recording"))?;
+        let other = session.cuStreamCreateWithPriority(1, 0).map_err(cuda("a stream"))?;
+        session.cuStreamDestroy(other).map_err(cuda("ending a stream"))?;
+        session
+            .function_attribute(self.function, FunctionAttribute::MAX_THREADS_PER_BLOCK)
+            .map_err(cuda("an attribute"))?;
+        session.cuEventDestroy(event).map_err(cuda("ending an event"))?;
+        session.cuStreamDestroy(stream).map_err(cuda("ending a stream"))?;
+        session.cuMemFree(memory).map_err(cuda("freeing"))?;
+        Ok(number(session.statistics().round_trips - before))
+    }
+
+    /// One upload, 200 launches on two streams with events between them, a download into registered memory, and one
+    /// synchronize: round trips and sends. The launches are counted by the device.
+    pub(crate) fn inference_step(&self) -> Result<(f64, f64), String> {
+        const LAUNCHES: u64 = 200;
+        let session = &self.session;
+        let streams = [0, 1].map(|_| session.cuStreamCreateWithPriority(1, 0));
+        let [first, second] = streams.map(|stream| stream.map_err(cuda("a stream")));
+        let (streams, event) = ([first?, second?], session.cuEventCreate(2).map_err(cuda("an event"))?);
+        session.cuCtxSynchronize().map_err(cuda("synchronize"))?;
+        let launched = self.tally(0)?;
+        let span = self.buffer(16 << 10, true)?;
+        let before = session.statistics();
+        session.copy_to_device(self.memory, span, streams[0], false).map_err(cuda("to the device"))?;
+        for index in 0..LAUNCHES {
+            let stream = streams[usize::from(!index.is_multiple_of(2))];
+            let config = LaunchConfig {
+                grid: Dim3 { x: 1 + u32::try_from(index).unwrap_or(0), y: 1, z: 1 },
+                block: Dim3 { x: 128, y: 1, z: 1 },
+                shared_bytes: 0,
+                stream,
+                cooperative: false,
+            };
+            let refused = |refusal| format!("launch: {refusal:?}");
+            session.launch(self.function, &config, &[0; 32]).map_err(refused)?;
+            if index.is_multiple_of(50) {
+                session.cuEventRecord(event, stream).map_err(cuda("recording"))?;
+                session.cuStreamWaitEvent(streams[1], event, 0).map_err(cuda("waiting in a stream"))?;
+            }
+        }
+        session.copy_to_host(span, self.memory, streams[0], false).map_err(cuda("to the host"))?;
+        session.cuCtxSynchronize().map_err(cuda("synchronize"))?;
+        let after = session.statistics();
+        if self.tally(0)? - launched != LAUNCHES {
+            return Err("the device counted other launches than were sent".into());
+        }
+        Ok((number(after.round_trips - before.round_trips), number(after.sends - before.sends)))
     }
 
     fn fill(&self, mut span: HostSpan) {

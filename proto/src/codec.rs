@@ -45,6 +45,13 @@ pub fn put(out: &mut Vec<u8>, value: impl Encode) {
     bincode::encode_into_std_write(value, out, config()).expect("writing to a Vec cannot fail");
 }
 
+/// Appends bytes behind their length, which has 32 bits: a message is not longer.
+pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).expect("callers bound arguments by MESSAGE_LIMIT");
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
 /// Reads values from the front of a message.
 pub struct Reader<'a> {
     rest: &'a [u8],
@@ -62,6 +69,16 @@ impl<'a> Reader<'a> {
             .map_err(|error| Malformed::new(reading, error))?;
         self.rest = &self.rest[used..];
         Ok(value)
+    }
+
+    /// Takes what [`put_bytes`] has written.
+    pub fn take_bytes(&mut self, reading: &'static str) -> Result<&'a [u8], Malformed> {
+        let length: u32 = self.take(reading)?;
+        let (bytes, rest) = self.rest.split_at_checked(length as usize).ok_or_else(|| {
+            Malformed::new(reading, format_args!("{length} bytes announced, {} there", self.rest.len()))
+        })?;
+        self.rest = rest;
+        Ok(bytes)
     }
 
     /// What has not been read yet.
@@ -99,6 +116,18 @@ mod tests {
         put(&mut bytes, u64::MAX / 2);
         let read: Result<Vec<u64>, _> = read_all(&bytes, "numbers");
         assert!(read.is_err());
+    }
+
+    #[test]
+    fn bytes_end_where_their_length_says_or_are_malformed() {
+        let mut written = Vec::new();
+        put_bytes(&mut written, b"abc");
+        written.push(9);
+        let mut reader = Reader::new(&written);
+        assert_eq!(reader.take_bytes("bytes"), Ok(&b"abc"[..]));
+        assert_eq!(reader.rest(), [9]);
+        assert!(Reader::new(&written[..6]).take_bytes("bytes").is_err());
+        assert!(Reader::new(&[255; 4]).take_bytes("bytes").is_err());
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub struct Began {
     pub landing_bytes: u64,
     /// Bytes of control frames that may be under way without being issued.
     pub control_bytes: u64,
+    /// Bytes from the start of the window that are mapped already, so that the first allocations need not ask.
+    pub mapped_bytes: u64,
     pub verbs: VerbsOffer,
 }
 

@@ -96,10 +96,10 @@ pub struct InBytes;
 impl Param for InBytes {
     type Arg<'a> = &'a [u8];
     fn write(arg: &[u8], out: &mut Vec<u8>) {
-        codec::put(out, arg);
+        codec::put_bytes(out, arg);
     }
     fn read<'a>(reader: &mut Reader<'a>, name: &'static str) -> Result<&'a [u8], Malformed> {
-        reader.take(name)
+        reader.take_bytes(name)
     }
     fn sample() -> &'static [u8] {
         b"bytes in"

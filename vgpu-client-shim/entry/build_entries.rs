@@ -48,7 +48,7 @@ fn build(key: u32) {
 
     let soname = own.soname;
     let script = out.join("versions.map");
-    write(&script, &format!("{soname} {{ }};\n"));
+    write(&script, &format!("{} {{ }};\n", own.version_node()));
     println!("cargo:rustc-cdylib-link-arg=-Wl,--version-script={}", script.display());
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,{soname}");
     if own.root == "runtime" {
@@ -62,7 +62,7 @@ fn build(key: u32) {
 
 /// One trampoline a name; all jump through the table of their library, which the first call fetches from the core.
 fn trampolines(text: &mut String, library: &Library, names: &[&str], exported: bool) {
-    let Library { key, soname, .. } = library;
+    let (key, node) = (library.key, library.version_node());
     let mut line = |part: &str| {
         text.push_str(part);
         text.push('\n');
@@ -72,7 +72,7 @@ fn trampolines(text: &mut String, library: &Library, names: &[&str], exported: b
         if exported {
             // The label has a name of its own, which `.symver` with three @ replaces by the versioned one.
             line(&format!(".globl vgpu_entry_{name}\n.type vgpu_entry_{name},@function"));
-            line(&format!(".symver vgpu_entry_{name}, {name}@@@{soname}"));
+            line(&format!(".symver vgpu_entry_{name}, {name}@@@{node}"));
             line(&format!(".p2align 4\nvgpu_entry_{name}:"));
         } else {
             line(".p2align 4");

@@ -90,6 +90,12 @@ impl<T> Table<T> {
         all.as_ref()?.iter().find(|(_, thing)| condition(thing)).map(|(handle, _)| *handle)
     }
 
+    /// Shows all of them.
+    pub(crate) fn each(&self, mut show: impl FnMut(&T)) {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().flat_map(HashMap::values).for_each(|thing| show(thing));
+    }
+
     /// Takes back every handle that `gone` names: its device was reset.
     pub(crate) fn remove_where(&self, mut gone: impl FnMut(&T) -> bool) {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);

@@ -156,6 +156,31 @@ impl Images {
         (self.own.len() > HEADER_BYTES || self.parts.is_empty()).then_some(&self.own)
     }
 
+    /// What the image, or what it was linked from, holds, for a message.
+    pub(crate) fn contents(&self) -> String {
+        let mut machine_code = std::collections::BTreeSet::new();
+        let mut text = std::collections::BTreeSet::new();
+        for image in std::iter::once(&self.own).chain(&self.parts) {
+            let container = fatbin::Fatbin::parse(image);
+            for entry in container.iter().flat_map(fatbin::Fatbin::entries) {
+                match entry.kind() {
+                    fatbin::Kind::PTX => text.insert(entry.arch()),
+                    fatbin::Kind::ELF => machine_code.insert(entry.arch()),
+                    _ => false,
+                };
+            }
+        }
+        let listed = |what: &str, all: &std::collections::BTreeSet<u32>| {
+            let all: Vec<String> = all.iter().map(u32::to_string).collect();
+            if all.is_empty() { format!("no {what}") } else { format!("{what} for {}", all.join(", ")) }
+        };
+        if machine_code.is_empty() && text.is_empty() && self.own.starts_with(b"\x7fELF") {
+            return "machine code of one architecture and no PTX; a software GPU needs PTX".to_owned();
+        }
+        let both = format!("{}, {}", listed("machine code", &machine_code), listed("PTX", &text));
+        if text.is_empty() { format!("{both}; a software GPU needs PTX") } else { both }
+    }
+
     /// Whether the image was linked from parts.
     pub(crate) fn has_parts(&self) -> bool {
         !self.parts.is_empty()

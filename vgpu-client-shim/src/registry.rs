@@ -34,6 +34,8 @@ pub(crate) struct Fatbin {
     named: Mutex<HashMap<CString, &'static Kernel>>,
     /// Its `__managed__` variables.
     managed: Mutex<Vec<Managed>>,
+    /// The program loads it itself, and registers no variables: its PTX tells of managed ones.
+    is_adopted: bool,
     modules: Mutex<HashMap<usize, CuResult<Arc<Module>>>>,
 }
 
@@ -41,7 +43,7 @@ pub(crate) struct Fatbin {
 struct Managed {
     name: CString,
     bytes: usize,
-    /// The program's pointer to it, which is set when the variable has a place.
+    /// The program's pointer to it, which is set when the variable has a place; 0 in a module that it loads itself.
     pointer: usize,
     /// Device and address.
     place: Option<(usize, u64)>,
@@ -115,7 +117,7 @@ pub(crate) fn remove_fatbin(handle: usize) {
 
 /// Takes a fatbin that the program loads itself; with `only`, for that context alone.
 pub(crate) fn adopt(images: Images, only: Option<usize>) -> Arc<Fatbin> {
-    let fatbin = Arc::new(Fatbin::new(images, only));
+    let fatbin = Arc::new(Fatbin { is_adopted: true, ..Fatbin::new(images, only) });
     change(|registry| registry.adopted.push(fatbin.clone()));
     fatbin
 }
@@ -127,6 +129,10 @@ pub(crate) fn discard(fatbin: &Arc<Fatbin>) {
         registry.handles.retain(|_, kernel| !Arc::ptr_eq(&kernel.fatbin, fatbin));
     });
     unload(fatbin);
+    for variable in std::mem::take(&mut *lock(&fatbin.managed)) {
+        // Behind the unloading, which waits for the device; with the context, its memory is gone already.
+        let _ = variable.place.map(|(_, address)| managed::free(address));
+    }
 }
 
 fn unload(fatbin: &Fatbin) {
@@ -236,7 +242,7 @@ pub(crate) fn forget_device(ordinal: usize) {
 impl Fatbin {
     fn new(images: Images, only: Option<usize>) -> Fatbin {
         let (named, managed, modules) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Fatbin { images, only, named, managed, modules }
+        Fatbin { images, only, named, managed, is_adopted: false, modules }
     }
 
     /// The kernel of a name, as an object: whether a context's module has it shows when it is [used](Kernel::on).
@@ -271,6 +277,7 @@ impl Fatbin {
 
     fn load(&self, device: &Device) -> CuResult<Module> {
         let session = device.session()?;
+        self.find_managed(device)?;
         let own = self.images.own();
         // A program compiled with -rdc=true: the linked image is ELF only, for some architectures; what a device of
         // another one runs is linked from the parts.
@@ -283,7 +290,11 @@ impl Fatbin {
             None => self.link(device, &session),
         };
         let (handle, facts) = loaded.inspect_err(|error| {
-            log::error(format_args!("device {}: a module cannot be loaded: {error}", device.ordinal));
+            let hint = match *error {
+                CuError::NO_BINARY_FOR_GPU => format!("; it holds {}", self.images.contents()),
+                _ => String::new(),
+            };
+            log::error(format_args!("device {}: a module cannot be loaded: {error}{hint}", device.number));
         })?;
         log::info(format_args!(
             "device {}: module with {} kernels and {} variables",
@@ -311,19 +322,47 @@ impl Fatbin {
         Ok((handle, facts))
     }
 
-    /// The PTX of the image, or of the parts that it is linked from.
-    fn texts(&self, device: &Device) -> CuResult<Vec<String>> {
+    /// Finds the managed variables of a module that the program loads itself.
+    fn find_managed(&self, device: &Device) -> CuResult<()> {
+        let mut variables = lock(&self.managed);
+        if !self.is_adopted || !variables.is_empty() {
+            return Ok(());
+        }
+        for text in self.all_texts(device)? {
+            for (name, bytes) in variable::managed_variables(&text) {
+                let name = CString::new(name).map_err(|_| CuError::INVALID_PTX)?;
+                let bytes = usize::try_from(bytes).map_err(|_| CuError::OUT_OF_MEMORY)?;
+                variables.push(Managed { name, bytes, pointer: 0, place: None });
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a managed variable lies, and its length; its module must have been [loaded](Fatbin::module).
+    pub(crate) fn managed_variable(&self, name: &CStr) -> Option<(u64, usize)> {
+        let variables = lock(&self.managed);
+        let found = variables.iter().find(|variable| variable.name.as_c_str() == name)?;
+        Some((found.place?.1, found.bytes))
+    }
+
+    /// The PTX of the image, or of the parts that it is linked from, if it has any.
+    fn all_texts(&self, device: &Device) -> CuResult<Vec<String>> {
         let capability = capability(device)?;
-        let text = |image: &&[u8]| {
-            let container = fatbin::Fatbin::parse(image).ok()?;
-            container.best_ptx(capability)?.ptx().ok()
+        let text = |image: &&[u8]| match fatbin::Image::classify(image).ok()? {
+            fatbin::Image::Ptx(text) => Some(text.to_owned()),
+            fatbin::Image::Fatbin(container) => container.best_ptx(capability)?.ptx().ok(),
+            fatbin::Image::Elf(_) => None,
         };
         let own: Vec<String> = self.images.own().iter().filter_map(text).collect();
-        let texts = if own.is_empty() {
-            self.images.parts_for(capability, true).iter().filter_map(text).collect()
-        } else {
-            own
-        };
+        if own.is_empty() {
+            return Ok(self.images.parts_for(capability, true).iter().filter_map(text).collect());
+        }
+        Ok(own)
+    }
+
+    /// See [`all_texts`](Fatbin::all_texts); without any it is an error.
+    fn texts(&self, device: &Device) -> CuResult<Vec<String>> {
+        let texts = self.all_texts(device)?;
         if texts.is_empty() {
             log::error(format_args!(
                 "a module with __managed__ variables needs PTX: compile it with -arch=compute_XX or sm_XX"
@@ -384,6 +423,9 @@ impl Managed {
         let address = managed::allocate(device, self.bytes.max(1))?;
         managed::fill(address, &initial);
         self.place = Some((device.ordinal, address));
+        if self.pointer == 0 {
+            return Ok(());
+        }
         let pointer = std::ptr::with_exposed_provenance_mut::<u64>(self.pointer);
         // SAFETY: the program's own pointer variable, as `add_managed`'s caller vouched.
         unsafe { pointer.write(address) };

@@ -59,6 +59,11 @@ struct Symbol {
 }
 
 impl Library {
+    /// The version that its symbols carry: named as the library, in the letters that an assembler takes.
+    fn version_node(&self) -> String {
+        self.soname.replace('-', "_")
+    }
+
     /// The names that this library has, in the order of its table, each with what answers it.
     fn symbols(&self, folder: &std::path::Path) -> Vec<(String, String)> {
         let lines = lines(&folder.join(self.list)).into_iter();

@@ -36,11 +36,22 @@ struct State {
     next_handle: u64,
     chunks: BTreeMap<u64, Vec<u8>>,
     used: u64,
+    /// Physical memory by number; what is mapped has a chunk besides.
+    physical: HashMap<u64, Physical>,
+    /// Mappings: address -> number.
+    mapped: BTreeMap<u64, u64>,
     streams: HashMap<u64, Stream>,
     /// Event -> stream position that its last recording stands for, and when it was recorded.
     events: HashMap<u64, (u64, u64, Instant)>,
     open_gates: HashMap<u64, bool>,
     tally: Tally,
+}
+
+/// Physical memory of the client's making. Only its bytes are counted: a mapping has a chunk of its own.
+struct Physical {
+    bytes: u64,
+    mappings: usize,
+    is_released: bool,
 }
 
 /// Work that waits behind a closed gate.
@@ -164,6 +175,16 @@ impl State {
         chunk.get_mut(from..from.checked_add(bytes)?)
     }
 
+    /// Frees physical memory that nobody holds and that is mapped nowhere.
+    fn drop_unused(&mut self, number: u64) {
+        let unused = |physical: &Physical| physical.is_released && physical.mappings == 0;
+        if self.physical.get(&number).is_some_and(unused)
+            && let Some(physical) = self.physical.remove(&number)
+        {
+            self.used -= physical.bytes;
+        }
+    }
+
     fn copy(&mut self, to: Place, from: Place, bytes: usize, dma_free: bool) {
         match (to, from) {
             (Place::Device(to), Place::Host(from)) => {
@@ -243,6 +264,48 @@ impl MemoryCalls for NullGpu {
     }
     fn cuMemGetInfo_v2(&self) -> CuResult<(u64, u64)> {
         Ok((TOTAL_BYTES - self.lock().used, TOTAL_BYTES))
+    }
+    fn vgpuMemCreate(&self, physical: u64, bytes: u64) -> CuResult<()> {
+        let mut state = self.lock();
+        if bytes > TOTAL_BYTES - state.used {
+            return Err(CuError::OUT_OF_MEMORY);
+        }
+        state.used += bytes;
+        state.physical.insert(physical, Physical { bytes, mappings: 0, is_released: false });
+        Ok(())
+    }
+    fn vgpuMemRelease(&self, physical: u64) -> CuResult<()> {
+        let mut state = self.lock();
+        state.physical.get_mut(&physical).ok_or(CuError::INVALID_HANDLE)?.is_released = true;
+        state.drop_unused(physical);
+        Ok(())
+    }
+    fn vgpuMemMapPhysical(&self, address: u64, bytes: u64, _: u64, physical: u64) -> CuResult<()> {
+        let mut state = self.lock();
+        let room = usize::try_from(bytes).map_err(|_| CuError::INVALID_VALUE)?;
+        state.physical.get_mut(&physical).ok_or(CuError::INVALID_HANDLE)?.mappings += 1;
+        state.chunks.insert(address, vec![0; room]);
+        state.mapped.insert(address, physical);
+        Ok(())
+    }
+    fn vgpuMemUnmapPhysical(&self, address: u64, bytes: u64) -> CuResult<()> {
+        self.cuCtxSynchronize()?;
+        let mut state = self.lock();
+        let end = address.saturating_add(bytes);
+        let ended: Vec<(u64, u64)> =
+            state.mapped.range(address..end).map(|(at, number)| (*at, *number)).collect();
+        for (at, number) in ended {
+            state.mapped.remove(&at);
+            state.chunks.remove(&at);
+            if let Some(physical) = state.physical.get_mut(&number) {
+                physical.mappings -= 1;
+            }
+            state.drop_unused(number);
+        }
+        Ok(())
+    }
+    fn vgpuMemSetAccess(&self, address: u64, _: u64, _: u32) -> CuResult<()> {
+        self.lock().mapped.contains_key(&address).then_some(()).ok_or(CuError::INVALID_VALUE)
     }
     fn cuMemcpyHtoD_v2(&self, dst: CUdeviceptr, src: &[u8], _: CUstream) -> CuResult<()> {
         let mut state = self.lock();
@@ -434,6 +497,27 @@ impl StreamCalls for NullGpu {
         if let Some((source, position, _)) = recorded {
             self.submit(stream, Work::Event { stream: source, position });
         }
+        Ok(())
+    }
+    fn cuStreamWaitValue32_v2(&self, _: CUstream, _: CUdeviceptr, _: u32, _: u32) -> CuResult<()> {
+        Ok(())
+    }
+    fn cuStreamWaitValue64_v2(&self, _: CUstream, _: CUdeviceptr, _: u64, _: u32) -> CuResult<()> {
+        Ok(())
+    }
+    fn cuStreamWriteValue32_v2(&self, _: CUstream, addr: CUdeviceptr, value: u32, _: u32) -> CuResult<()> {
+        self.word(addr, &value.to_le_bytes())
+    }
+    fn cuStreamWriteValue64_v2(&self, _: CUstream, addr: CUdeviceptr, value: u64, _: u32) -> CuResult<()> {
+        self.word(addr, &value.to_le_bytes())
+    }
+}
+
+impl NullGpu {
+    /// Writes a word of memory. Nothing computes here, so what streams wait for never comes: they wait for no words.
+    fn word(&self, address: CUdeviceptr, value: &[u8]) -> CuResult<()> {
+        let mut state = self.lock();
+        state.bytes(address.0, value.len()).ok_or(CuError::INVALID_VALUE)?.copy_from_slice(value);
         Ok(())
     }
 }

@@ -22,7 +22,10 @@ pub(crate) fn run(options: &options::Env) -> Outcome {
         })?;
         list = Some(soft::start(count, &Lifeline::of(process)?)?);
     }
-    let variables = Variables::new(&libraries, &[], list.as_deref(), options.launch.summary, &current)?;
+    let mut variables = Variables::new(&libraries, &[], list.as_deref(), options.launch.summary, &current)?;
+    if options.launch.soft.is_some() {
+        variables.ask_for_ptx(&current);
+    }
     let text = match options.format {
         Format::Sh => exports(&variables),
         Format::Json => json(&variables)?.into_bytes(),

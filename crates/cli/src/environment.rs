@@ -39,7 +39,18 @@ impl Variables {
         }
         Ok(Variables(variables))
     }
+
+    /// What else a program needs whose devices are software: such a device compiles PTX and runs no machine code, which
+    /// some libraries prefer to make.
+    pub(crate) fn ask_for_ptx(&mut self, current: &dyn Fn(&str) -> Option<OsString>) {
+        if current(CUPY_PTX).is_none() {
+            self.0.push((CUPY_PTX, OsString::from("1")));
+        }
+    }
 }
+
+/// Makes CuPy compile its kernels to PTX.
+const CUPY_PTX: &str = "CUPY_COMPILE_WITH_PTX";
 
 /// `first` before the entries that are there already, which are not repeated.
 fn before(first: &[OsString], there: Option<OsString>, separators: &[u8]) -> OsString {
@@ -96,6 +107,16 @@ mod tests {
         assert_eq!(text(&variables, "LD_PRELOAD"), Some(expected));
         assert_eq!(text(&variables, "VGPU_LOG").as_deref(), Some("summary"));
         assert_eq!(text(&variables, "VGPU_SERVER"), None);
+    }
+
+    #[test]
+    fn what_makes_machine_code_is_asked_for_ptx_unless_the_user_has_said_otherwise() {
+        let mut variables = Variables::default();
+        variables.ask_for_ptx(&|_| None);
+        assert_eq!(text(&variables, "CUPY_COMPILE_WITH_PTX").as_deref(), Some("1"));
+        let mut variables = Variables::default();
+        variables.ask_for_ptx(&|name| (name == "CUPY_COMPILE_WITH_PTX").then(|| "0".into()));
+        assert_eq!(variables, Variables::default());
     }
 
     #[test]

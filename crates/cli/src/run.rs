@@ -42,6 +42,7 @@ pub(crate) fn run(options: &options::Run) -> Outcome {
         let lifeline = Lifeline::own()?;
         let list = soft::start(count, &lifeline)?;
         variables.0.push(("VGPU_SERVER", list.into()));
+        variables.ask_for_ptx(&current);
         lifeline.hand_over()?;
     }
     let mut command = Command::new(&program.path);

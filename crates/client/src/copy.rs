@@ -43,7 +43,7 @@ impl Session {
         if src.is_empty() {
             return self.check();
         }
-        self.check_range(dst, src.len() as u64)?;
+        self.check_target(dst, src.len() as u64)?;
         let registered = hazards::is_registered(src);
         if registered && hazards::can_change(src) {
             self.pull(dst, src, stream)?;

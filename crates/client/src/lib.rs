@@ -10,6 +10,7 @@
 //! * [`incoming`]: what the worker sends
 //! * [`progress`]: the one thread that reads and sends while no program thread does
 //! * [`memory`], [`copy`], [`event`], [`launch`], [`host_function`]: chapters with a part on this side
+//! * [`virtual_memory`]: addresses, physical memory and mappings apart
 //! * [`verbs`]: the change from TCP to verbs; [`bulk`]: bulk bytes over a link with direct access
 //! * [`hazards`]: host memory that something pending can still write
 //! * [`ledger`]: where the time went
@@ -37,6 +38,7 @@ pub mod session;
 mod staging;
 mod state;
 mod verbs;
+pub mod virtual_memory;
 
 pub use connect::ConnectError;
 pub use environment::Environment;

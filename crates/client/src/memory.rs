@@ -9,6 +9,7 @@ use proto::codec;
 use window::Chunk;
 
 use crate::session::Session;
+use crate::virtual_memory::Access;
 
 impl Session {
     /// `cuMemAlloc`: costs a round trip only when the device must map a further chunk.
@@ -65,7 +66,7 @@ impl Session {
         Ok(address)
     }
 
-    fn unmap_empty_chunks(&self) -> CuResult<()> {
+    pub(crate) fn unmap_empty_chunks(&self) -> CuResult<()> {
         let chunks: Vec<Chunk> = {
             let mut state = self.state();
             let chunks = state.window.empty_chunks();
@@ -84,9 +85,11 @@ impl Session {
         Ok(())
     }
 
-    /// The allocation that holds `address`: its start and length.
+    /// The allocation or the mapping that holds `address`: its start and length.
     pub fn allocation(&self, address: CUdeviceptr) -> Option<(CUdeviceptr, u64)> {
-        self.state().window.containing(address.0).map(|(start, bytes)| (CUdeviceptr(start), bytes))
+        let state = self.state();
+        let found = state.window.containing(address.0).or_else(|| state.virtual_memory.containing(address.0));
+        found.map(|(start, bytes)| (CUdeviceptr(start), bytes))
     }
 
     /// Whether `address` belongs to this device's window.
@@ -94,15 +97,26 @@ impl Session {
         self.state().window.holds(address.0)
     }
 
-    /// A range inside the window must lie in one allocation. What lies outside (variables of modules) the device
-    /// itself checks.
+    /// A range inside the window must lie in one allocation, or in mappings side by side that can be read. What lies
+    /// outside (variables of modules) the device itself checks.
     pub fn check_range(&self, address: CUdeviceptr, bytes: u64) -> CuResult<()> {
+        self.check_access(address, bytes, Access::Read)
+    }
+
+    /// As [`check_range`](Session::check_range), for a range that will be written.
+    pub fn check_target(&self, address: CUdeviceptr, bytes: u64) -> CuResult<()> {
+        self.check_access(address, bytes, Access::ReadWrite)
+    }
+
+    fn check_access(&self, address: CUdeviceptr, bytes: u64, access: Access) -> CuResult<()> {
         let state = self.state();
         if !state.window.holds(address.0) {
             return if address.is_null() { Err(CuError::INVALID_VALUE) } else { Ok(()) };
         }
-        let (start, length) = state.window.containing(address.0).ok_or(CuError::INVALID_VALUE)?;
-        let inside = bytes <= length - (address.0 - start);
+        let inside = match state.window.containing(address.0) {
+            Some((start, length)) => bytes <= length - (address.0 - start),
+            None => state.virtual_memory.allows(access, address.0, bytes),
+        };
         inside.then_some(()).ok_or(CuError::INVALID_VALUE)
     }
 }

@@ -166,7 +166,12 @@ impl Remote {
             }
             let begin = Begin { window_base: base, window_bytes: WINDOW_BYTES, verbs: wanted };
             if let Some(began) = greeted.begin(&begin, patience)? {
-                let window = Window::new(base, WINDOW_BYTES);
+                let mut window = Window::new(base, WINDOW_BYTES);
+                if began.mapped_bytes > 0 && !window.add_mapped(base, began.mapped_bytes) {
+                    let reason =
+                        format!("the server has mapped {} bytes, which is no chunk", began.mapped_bytes);
+                    return Err(ConnectError::Refused { peer: self.address.to_string(), reason });
+                }
                 let peer = self.address.to_string();
                 let ready = verbs::change(greeted, &began, self.transport, &self.environment)?;
                 return Session::new(

@@ -12,6 +12,7 @@ use window::Window;
 use crate::hazards::PendingWrite;
 use crate::session::Session;
 use crate::staging::Staging;
+use crate::virtual_memory::VirtualMemory;
 
 pub(crate) struct State {
     /// A thread is reading the link.
@@ -46,6 +47,7 @@ pub(crate) struct State {
     /// Per stream: all recordings in it up to this one are complete.
     pub(crate) stream_covered: HashMap<u64, u64>,
     pub(crate) window: Window,
+    pub(crate) virtual_memory: VirtualMemory,
     /// Freed ranges whose free has not been issued yet.
     pub(crate) quarantine: VecDeque<(CallId, window::Ticket, u64)>,
     pub(crate) functions: HashMap<u64, FunctionState>,
@@ -126,6 +128,7 @@ impl State {
             covered: 0,
             stream_covered: HashMap::new(),
             window,
+            virtual_memory: VirtualMemory::default(),
             quarantine: VecDeque::new(),
             functions: HashMap::new(),
         }

@@ -162,6 +162,9 @@ api! {
     cuStreamQuery(u64);
     cuStreamWaitEvent(u64, u64, c_uint);
     cuStreamWaitValue32_v2(u64, u64, c_uint, c_uint);
+    cuStreamWaitValue64_v2(u64, u64, u64, c_uint);
+    cuStreamWriteValue32_v2(u64, u64, c_uint, c_uint);
+    cuStreamWriteValue64_v2(u64, u64, u64, c_uint);
     cuStreamAddCallback(u64, StreamCallback, *mut c_void, c_uint);
     cuEventCreate(*mut u64, c_uint);
     cuEventDestroy_v2(u64);

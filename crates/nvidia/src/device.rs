@@ -28,6 +28,8 @@ pub struct NvidiaGpu {
     /// The parameter sizes of every function that was handed out.
     pub(crate) parameters: Mutex<HashMap<u64, Arc<[u32]>>>,
     pub(crate) gates: Mutex<Gates>,
+    /// Physical memory that the client made: its number -> the driver's handle.
+    pub(crate) physical: Mutex<HashMap<u64, u64>>,
     pub(crate) captures_printed: bool,
     pub(crate) printed: Mutex<Option<Printed>>,
 }
@@ -58,6 +60,7 @@ impl NvidiaGpu {
             context: OnceLock::new(),
             parameters: Mutex::default(),
             gates: Mutex::default(),
+            physical: Mutex::default(),
             captures_printed: false,
             printed: Mutex::default(),
         })

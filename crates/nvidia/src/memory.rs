@@ -1,7 +1,8 @@
 //! Device memory: chunks of the client's window, copies, settings.
 //!
 //! A chunk is one physical allocation, mapped where the client wants it. Its handle is released at once: the driver
-//! keeps the memory until it is unmapped, so there is nothing to remember here.
+//! keeps the memory until it is unmapped, so there is nothing to remember here. Physical memory that the program
+//! itself makes has handles, known by the client's numbers.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -13,7 +14,7 @@ use proto::device::NetworkMemory;
 use proto::param::Copy2D;
 
 use crate::api::{AccessDesc, AllocationProp, Memcpy2D, call};
-use crate::device::NvidiaGpu;
+use crate::device::{NvidiaGpu, lock};
 
 impl NvidiaGpu {
     /// Reserves addresses at exactly `base`.
@@ -42,15 +43,15 @@ impl NvidiaGpu {
         Ok(unsafe { HostSpan::new(memory.cast(), bytes) })
     }
 
-    fn map(&self, address: u64, bytes: usize) -> CuResult<()> {
+    /// Physical memory of this device; its handle.
+    fn create(&self, bytes: usize) -> CuResult<u64> {
         let api = self.enter()?;
-        let location = self.location();
         let rdma = self.attribute(GPU_DIRECT_RDMA_WITH_VMM).is_some_and(|value| value != 0);
         let prop = AllocationProp {
             kind: ALLOCATION_PINNED,
             handle_types: 0,
             location_kind: LOCATION_DEVICE,
-            location_id: location,
+            location_id: self.location(),
             win32: null_mut(),
             compression: 0,
             gpu_direct_rdma: u8::from(rdma),
@@ -60,14 +61,31 @@ impl NvidiaGpu {
         let mut handle = 0;
         // SAFETY: `handle` is writable and `prop` is readable.
         unsafe { call!(api, cuMemCreate(&raw mut handle, bytes, &raw const prop, 0)) }?;
+        Ok(handle)
+    }
+
+    /// Sets what this device may do with mapped memory.
+    fn set_access(&self, address: u64, bytes: usize, flags: c_int) -> CuResult<()> {
+        let api = self.enter()?;
+        let access = AccessDesc { location_kind: LOCATION_DEVICE, location_id: self.location(), flags };
+        // SAFETY: `access` is one readable description; what is not mapped is an error.
+        unsafe { call!(api, cuMemSetAccess(address, bytes, &raw const access, 1)) }
+    }
+
+    /// The driver's handle of physical memory.
+    fn physical(&self, number: u64) -> CuResult<u64> {
+        lock(&self.physical).get(&number).copied().ok_or(CuError::INVALID_HANDLE)
+    }
+
+    fn map(&self, address: u64, bytes: usize) -> CuResult<()> {
+        let api = self.enter()?;
+        let handle = self.create(bytes)?;
         // SAFETY: the handle was made just now; a range that is not free is an error.
         let mapped = unsafe { call!(api, cuMemMap(address, bytes, 0, handle, 0)) };
         // SAFETY: the handle is released once; the memory stays as long as it is mapped.
         let released = unsafe { call!(api, cuMemRelease(handle)) };
         mapped.and(released)?;
-        let access = AccessDesc { location_kind: LOCATION_DEVICE, location_id: location, flags: READ_WRITE };
-        // SAFETY: the range is mapped and `access` is one readable description.
-        unsafe { call!(api, cuMemSetAccess(address, bytes, &raw const access, 1)) }.inspect_err(|_| {
+        self.set_access(address, bytes, READ_WRITE).inspect_err(|_| {
             // SAFETY: the range was mapped above and nothing uses it yet.
             let _ = unsafe { call!(api, cuMemUnmap(address, bytes)) };
         })
@@ -132,6 +150,40 @@ impl MemoryCalls for NvidiaGpu {
         // SAFETY: both are writable.
         unsafe { call!(api, cuMemGetInfo_v2(&raw mut free, &raw mut total)) }?;
         Ok((free as u64, total as u64))
+    }
+
+    fn vgpuMemCreate(&self, physical: u64, bytes: u64) -> CuResult<()> {
+        let handle = self.create(size(bytes)?)?;
+        lock(&self.physical).insert(physical, handle);
+        Ok(())
+    }
+
+    fn vgpuMemRelease(&self, physical: u64) -> CuResult<()> {
+        let api = self.enter()?;
+        let handle = lock(&self.physical).remove(&physical).ok_or(CuError::INVALID_HANDLE)?;
+        // SAFETY: released once; the memory stays as long as it is mapped.
+        unsafe { call!(api, cuMemRelease(handle)) }
+    }
+
+    fn vgpuMemMapPhysical(&self, address: u64, bytes: u64, offset: u64, physical: u64) -> CuResult<()> {
+        let api = self.enter()?;
+        let handle = self.physical(physical)?;
+        // SAFETY: the handle is one of ours; a range that is not free or not there is an error.
+        unsafe { call!(api, cuMemMap(address, size(bytes)?, size(offset)?, handle, 0)) }
+    }
+
+    fn vgpuMemUnmapPhysical(&self, address: u64, bytes: u64) -> CuResult<()> {
+        let api = self.enter()?;
+        // CUDA Driver API, cuMemUnmap: no work may use the range any more.
+        // SAFETY: takes nothing.
+        let done = unsafe { call!(api, cuCtxSynchronize()) };
+        // SAFETY: what is not made up of whole mappings is an error; addresses are only used by the device.
+        unsafe { call!(api, cuMemUnmap(address, size(bytes)?)) }?;
+        done
+    }
+
+    fn vgpuMemSetAccess(&self, address: u64, bytes: u64, access: u32) -> CuResult<()> {
+        self.set_access(address, size(bytes)?, c_int::try_from(access).map_err(|_| CuError::INVALID_VALUE)?)
     }
 
     fn cuMemcpyHtoD_v2(&self, dst: CUdeviceptr, src: &[u8], stream: CUstream) -> CuResult<()> {

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use cuda_types::{CUevent, CUstream, CuResult};
+use cuda_types::{CUdeviceptr, CUevent, CUstream, CuResult};
 use proto::StreamCalls;
 use proto::device::Callback;
 
@@ -64,4 +64,56 @@ impl StreamCalls for NvidiaGpu {
         // SAFETY: stream and event were made by this device.
         unsafe { call!(api, cuStreamWaitEvent(stream.0, event.0, flags)) }
     }
+
+    fn cuStreamWaitValue32_v2(
+        &self,
+        stream: CUstream,
+        addr: CUdeviceptr,
+        value: u32,
+        flags: u32,
+    ) -> CuResult<()> {
+        let api = self.enter()?;
+        // SAFETY: as in `cuStreamSynchronize`; addresses are only used by the device.
+        unsafe { call!(api, cuStreamWaitValue32_v2(stream.0, addr.0, value, flags)) }
+    }
+
+    fn cuStreamWaitValue64_v2(
+        &self,
+        stream: CUstream,
+        addr: CUdeviceptr,
+        value: u64,
+        flags: u32,
+    ) -> CuResult<()> {
+        let api = self.enter()?;
+        // SAFETY: as above.
+        unsafe { call!(api, cuStreamWaitValue64_v2(stream.0, addr.0, value, flags)) }
+    }
+
+    fn cuStreamWriteValue32_v2(
+        &self,
+        stream: CUstream,
+        addr: CUdeviceptr,
+        value: u32,
+        flags: u32,
+    ) -> CuResult<()> {
+        let api = self.enter()?;
+        // The second version of the call knows no permission to do without its barrier.
+        // SAFETY: as above.
+        unsafe { call!(api, cuStreamWriteValue32_v2(stream.0, addr.0, value, flags & !NO_MEMORY_BARRIER)) }
+    }
+
+    fn cuStreamWriteValue64_v2(
+        &self,
+        stream: CUstream,
+        addr: CUdeviceptr,
+        value: u64,
+        flags: u32,
+    ) -> CuResult<()> {
+        let api = self.enter()?;
+        // SAFETY: as above.
+        unsafe { call!(api, cuStreamWriteValue64_v2(stream.0, addr.0, value, flags & !NO_MEMORY_BARRIER)) }
+    }
 }
+
+/// `CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER`
+const NO_MEMORY_BARRIER: u32 = 1;

@@ -33,10 +33,6 @@ pub(crate) struct Books {
     pub(crate) functions: HashMap<u64, Function>,
     /// Links under way: the images so far.
     pub(crate) links: HashMap<u64, Vec<Vec<u8>>>,
-    /// Physical allocations by handle.
-    pub(crate) physical: HashMap<u64, Physical>,
-    /// Mapped ranges: start -> bytes.
-    pub(crate) mapped: BTreeMap<u64, u64>,
     /// Pinned host memory: start -> bytes.
     pub(crate) pinned: BTreeMap<usize, usize>,
     /// Pinned memory that was given back, to be handed out again: devices never free theirs.
@@ -57,12 +53,6 @@ pub(crate) struct Function {
     /// The name as C wants it, at an address that stays.
     pub(crate) name: &'static CString,
     pub(crate) module: CUmodule,
-}
-
-/// What `cuMemCreate` made: backed when it is mapped.
-pub(crate) struct Physical {
-    pub(crate) bytes: u64,
-    pub(crate) is_mapped: bool,
 }
 
 impl Books {

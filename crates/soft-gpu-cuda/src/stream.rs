@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_uint, c_void};
 
-use cuda_types::{CUevent, CUstream, CuError};
+use cuda_types::{CUdeviceptr, CUevent, CUstream, CuError};
 
 use crate::edge::current;
 use crate::entries;
@@ -41,14 +41,27 @@ entries! {
         current()?.device.cuStreamWaitEvent(stream, event, flags)
     }
 
-    /// Waits for a word of pinned memory, where host and device have the same addresses.
+    /// Waits for a word of pinned memory, where host and device have the same addresses, or of device memory.
     fn cuStreamWaitValue32_v2(stream: CUstream, address: u64, value: c_uint, flags: c_uint) {
         let opened = current()?;
         let word = usize::try_from(address).map_err(|_| CuError::INVALID_VALUE)?;
         if !opened.books().is_pinned(word, 4) {
-            return Err(CuError::NOT_SUPPORTED);
+            return opened.device.cuStreamWaitValue32_v2(stream, CUdeviceptr(address), value, flags);
         }
         opened.gates.wait(stream, word, value, flags)
+    }
+
+    /// Waits for 64 bits of device memory.
+    fn cuStreamWaitValue64_v2(stream: CUstream, address: u64, value: u64, flags: c_uint) {
+        current()?.device.cuStreamWaitValue64_v2(stream, CUdeviceptr(address), value, flags)
+    }
+
+    fn cuStreamWriteValue32_v2(stream: CUstream, address: u64, value: c_uint, flags: c_uint) {
+        current()?.device.cuStreamWriteValue32_v2(stream, CUdeviceptr(address), value, flags)
+    }
+
+    fn cuStreamWriteValue64_v2(stream: CUstream, address: u64, value: u64, flags: c_uint) {
+        current()?.device.cuStreamWriteValue64_v2(stream, CUdeviceptr(address), value, flags)
     }
 
     fn cuStreamAddCallback(stream: CUstream, callback: Option<StreamCallback>, data: *mut c_void, flags: c_uint) {

@@ -1,14 +1,14 @@
 //! Addresses and physical memory apart: reserve, create, map.
 //!
-//! The device maps a chunk and its memory in one step, so physical memory exists only while it is mapped, in one place
-//! and as a whole. That is how this project uses it; other uses answer `CUDA_ERROR_NOT_SUPPORTED`.
+//! The device has all of it but the choice of addresses, so a reservation names its place; one without a place answers
+//! `CUDA_ERROR_NOT_SUPPORTED`.
 
 use std::ffi::{c_int, c_uint};
 
-use cuda_types::{CUdeviceptr, CuError, CuResult};
+use cuda_types::{CuError, CuResult};
 use window::CHUNK_BYTES;
 
-use crate::edge::{Physical, current};
+use crate::edge::current;
 use crate::entries;
 use crate::pointers::{In, Out};
 
@@ -22,6 +22,15 @@ pub(crate) struct AllocationProp {
     location_id: c_int,
     win32: usize,
     flags: [u8; 8],
+}
+
+/// `CUmemAccessDesc`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct AccessDescription {
+    location_kind: c_int,
+    location_id: c_int,
+    flags: c_int,
 }
 
 entries! {
@@ -53,58 +62,42 @@ entries! {
 
     fn cuMemCreate(handle: Out<u64>, bytes: usize, prop: In<AllocationProp>, flags: u64) {
         let prop = prop.get()?;
-        let whole = (bytes as u64).is_multiple_of(CHUNK_BYTES) && bytes > 0;
-        if prop.kind != PINNED || prop.location_kind != DEVICE || !whole || flags != 0 {
+        if prop.kind != PINNED || prop.location_kind != DEVICE || flags != 0 {
             return Err(CuError::INVALID_VALUE);
         }
         let opened = current()?;
-        let mut books = opened.books();
-        let number = books.new_handle();
-        books.physical.insert(number, Physical { bytes: bytes as u64, is_mapped: false });
+        let number = opened.books().new_handle();
+        opened.device.vgpuMemCreate(number, bytes as u64)?;
         handle.set(number)
     }
 
     /// Mapped memory stays until it is unmapped.
     fn cuMemRelease(handle: u64) {
-        current()?.books().physical.remove(&handle).map(drop).ok_or(CuError::INVALID_VALUE)
+        current()?.device.vgpuMemRelease(handle)
     }
 
-    fn cuMemMap(address: u64, bytes: usize, offset: usize, handle: u64, _flags: u64) {
-        let opened = current()?;
-        let mut books = opened.books();
-        let physical = books.physical.get_mut(&handle).ok_or(CuError::INVALID_VALUE)?;
-        if physical.is_mapped || offset != 0 || physical.bytes != bytes as u64 {
-            return Err(CuError::NOT_SUPPORTED);
+    fn cuMemMap(address: u64, bytes: usize, offset: usize, handle: u64, flags: u64) {
+        if flags != 0 {
+            return Err(CuError::INVALID_VALUE);
         }
-        opened.device.vgpuMemMap(address, bytes as u64)?;
-        // A mapping may be used as a whole; the device wants to hear of allocations.
-        opened.device.cuMemAlloc_v2(CUdeviceptr(address), bytes as u64)?;
-        physical.is_mapped = true;
-        books.mapped.insert(address, bytes as u64);
-        Ok(())
+        current()?.device.vgpuMemMapPhysical(address, bytes as u64, offset as u64, handle)
     }
 
     fn cuMemUnmap(address: u64, bytes: usize) {
-        let opened = current()?;
-        {
-            let mut books = opened.books();
-            if books.mapped.get(&address) != Some(&(bytes as u64)) {
-                return Err(CuError::INVALID_VALUE);
-            }
-            books.mapped.remove(&address);
-        }
-        // Not under the lock: this waits for work, which may wait for other calls.
-        opened.device.cuMemFree_v2(CUdeviceptr(address))?;
-        opened.device.vgpuMemUnmap(address, bytes as u64)
+        current()?.device.vgpuMemUnmapPhysical(address, bytes as u64)
     }
 
-    /// Mapped memory can be used at once; this only checks that it is mapped.
-    fn cuMemSetAccess(address: u64, bytes: usize, _access: In<u8>, _count: usize) {
+    fn cuMemSetAccess(address: u64, bytes: usize, access: In<AccessDescription>, count: usize) {
         let opened = current()?;
-        let books = opened.books();
-        let mapped = books.mapped.range(..=address).next_back();
-        let inside = mapped.is_some_and(|(start, length)| address - start + bytes as u64 <= *length);
-        if inside { Ok(()) } else { Err(CuError::INVALID_VALUE) }
+        for index in 0..count {
+            let AccessDescription { location_kind, flags, .. } = access.at(index)?;
+            if location_kind != DEVICE {
+                return Err(CuError::INVALID_VALUE);
+            }
+            let flags = u32::try_from(flags).map_err(|_| CuError::INVALID_VALUE)?;
+            opened.device.vgpuMemSetAccess(address, bytes as u64, flags)?;
+        }
+        Ok(())
     }
 }
 

@@ -192,6 +192,91 @@ fn arrays_are_reached_through_textures_and_surfaces(backend: &Backend<'_>) {
     assert_eq!(driver.cuCtxSynchronize(), Ok(()));
 }
 
+fn physical_memory_is_the_same_wherever_it_is_mapped(backend: &Backend<'_>) {
+    let driver = backend.driver;
+    let at = |chunk: u64| backend.base + (64 + chunk) * CHUNK;
+    let free = || driver.cuMemGetInfo_v2().expect("a device").0;
+    let before = free();
+    assert_eq!(driver.vgpuMemCreate(0x77, 1 << 50), Err(CuError::OUT_OF_MEMORY));
+    driver.vgpuMemCreate(0x71, 2 * CHUNK).expect("memory");
+    driver.vgpuMemCreate(0x72, CHUNK).expect("memory");
+    assert!(free() <= before - 3 * CHUNK);
+    // One behind the other, and the second half of the first once more.
+    driver.vgpuMemMapPhysical(at(0), 2 * CHUNK, 0, 0x71).expect("free");
+    driver.vgpuMemMapPhysical(at(2), CHUNK, 0, 0x72).expect("free");
+    driver.vgpuMemMapPhysical(at(8), CHUNK, CHUNK, 0x71).expect("free");
+    driver.vgpuMemSetAccess(at(0), 3 * CHUNK, 3).expect("mapped");
+    driver.vgpuMemSetAccess(at(8), CHUNK, 1).expect("mapped");
+    driver.vgpuMemRelease(0x71).expect("held");
+    driver.vgpuMemRelease(0x72).expect("held");
+    let border = CUdeviceptr(at(2) - 2000);
+    driver.cuMemcpyHtoD_v2(border, &words(0..1000), CUstream::NULL).expect("up, across the border");
+    assert_eq!(backend.read(border, 4000), words(0..1000));
+    assert_eq!(backend.read(CUdeviceptr(at(9) - 2000), 2000), words(0..500), "by its other address");
+    let (out, scale) = (CUdeviceptr(at(0)), backend.kernel(c"scale"));
+    let source = CUdeviceptr(at(9) - 2000);
+    let arguments =
+        [&out.0.to_le_bytes()[..], &source.0.to_le_bytes(), &3_u32.to_le_bytes(), &500_u32.to_le_bytes()];
+    driver.cuLaunchKernel(scale, x(4), x(128), 0, CUstream::NULL, &arguments.concat()).expect("launched");
+    assert_eq!(backend.read(out, 2000), words((0..500).map(|i| i * 4)));
+    driver.vgpuMemUnmapPhysical(at(0), 3 * CHUNK).expect("whole mappings");
+    assert!(free() <= before - 2 * CHUNK, "a part is still mapped");
+    assert_eq!(backend.read(CUdeviceptr(at(9) - 2000), 2000), words(0..500));
+    assert!(driver.cuMemcpyDtoH_v2(border, 4, CUstream::NULL).is_err(), "nothing is there any more");
+    driver.vgpuMemUnmapPhysical(at(8), CHUNK).expect("mapped");
+    assert_eq!(free(), before);
+}
+
+fn memory_without_access_is_out_of_reach_of_kernels(backend: &Backend<'_>) {
+    let (driver, at) = (backend.driver, backend.base + 64 * CHUNK);
+    driver.vgpuMemCreate(0x71, CHUNK).expect("memory");
+    driver.vgpuMemMapPhysical(at, CHUNK, 0, 0x71).expect("free");
+    driver.vgpuMemSetAccess(at, CHUNK, 3).expect("mapped");
+    let poke = backend.kernel(c"poke");
+    driver.cuLaunchKernel(poke, x(1), x(1), 0, CUstream::NULL, &at.to_le_bytes()).expect("launched");
+    assert_eq!(driver.cuCtxSynchronize(), Ok(()));
+    driver.vgpuMemSetAccess(at, CHUNK, 1).expect("mapped");
+    assert_eq!(backend.read(CUdeviceptr(at), 4).len(), 4, "it can be read");
+    driver.cuLaunchKernel(poke, x(1), x(1), 0, CUstream::NULL, &at.to_le_bytes()).expect("launched");
+    assert!(driver.cuCtxSynchronize().is_err_and(CuError::is_sticky));
+}
+
+fn streams_wait_for_values_that_others_write(backend: &Backend<'_>) {
+    const GEQ: u32 = 0;
+    const EQUAL: u32 = 1;
+    const COMMON_BITS: u32 = 2;
+    const NOT_ALL_BITS: u32 = 3;
+    let (driver, memory) = (backend.driver, backend.memory());
+    let at = |offset: u64| CUdeviceptr(memory.0 + offset);
+    let [waiting, writing] = [(); 2].map(|()| driver.cuStreamCreateWithPriority(1, 0).expect("a stream"));
+    driver.cuMemsetD8Async(memory, 0, 4096, CUstream::NULL).expect("set");
+    driver.cuCtxSynchronize().expect("zeros");
+    driver.cuStreamWaitValue32_v2(waiting, at(0), 7, GEQ).expect("waits");
+    driver.cuMemsetD32Async(at(1024), 1, 1, waiting).expect("behind it");
+    driver.cuStreamWaitValue64_v2(waiting, at(8), 0x1_0000_0002, EQUAL).expect("waits");
+    driver.cuMemsetD32Async(at(1028), 2, 1, waiting).expect("behind it");
+    driver.cuStreamWaitValue32_v2(waiting, at(16), 0b0110, COMMON_BITS).expect("waits");
+    driver.cuStreamWaitValue64_v2(waiting, at(24), u64::MAX - 1, NOT_ALL_BITS).expect("met at once");
+    driver.cuMemsetD32Async(at(1032), 3, 1, waiting).expect("behind it");
+    let seen = || {
+        let bytes = driver.cuMemcpyDtoH_v2(at(1024), 12, writing).expect("readable");
+        bytes.chunks(4).map(|word| word[0]).collect::<Vec<u8>>()
+    };
+    let until = |wanted: [u8; 3]| (0..20_000).any(|_| seen() == wanted);
+    driver.cuStreamWriteValue32_v2(writing, at(0), 6, 0).expect("written");
+    assert_eq!(seen(), [0, 0, 0]);
+    assert_eq!(driver.cuStreamQuery(waiting), Err(CuError::NOT_READY));
+    driver.cuStreamWriteValue32_v2(writing, at(0), 9, 0).expect("written");
+    driver.cuStreamWriteValue64_v2(writing, at(8), 2, 0).expect("half of it");
+    assert!(until([1, 0, 0]), "{:?}", seen());
+    driver.cuStreamWriteValue64_v2(writing, at(8), 0x1_0000_0002, 0).expect("written");
+    assert!(until([1, 2, 0]), "{:?}", seen());
+    // A set of one byte by another stream will do as well as a written value.
+    driver.cuMemsetD8Async(at(16), 0b0100, 1, writing).expect("set");
+    driver.cuStreamSynchronize(waiting).expect("met");
+    assert_eq!(seen(), [1, 2, 3]);
+}
+
 fn soft() -> SoftGpu {
     SoftGpu::open(0, SoftOptions::default()).expect("a software GPU")
 }
@@ -254,4 +339,7 @@ on_every_backend! {
     a_name_that_does_not_exist_is_not_found
     a_fault_breaks_the_context_and_stays
     arrays_are_reached_through_textures_and_surfaces
+    physical_memory_is_the_same_wherever_it_is_mapped
+    memory_without_access_is_out_of_reach_of_kernels
+    streams_wait_for_values_that_others_write
 }

@@ -37,6 +37,8 @@ pub struct Window {
     free: FreeRanges,
     chunks: BTreeMap<u64, ChunkState>,
     allocations: BTreeMap<u64, Allocation>,
+    /// Addresses that were taken without memory: start -> bytes.
+    reservations: BTreeMap<u64, u64>,
     quarantine: HashMap<Ticket, Quarantined>,
     used_bytes: u64,
     next_ticket: u64,
@@ -112,6 +114,7 @@ impl Window {
             free: FreeRanges::default(),
             chunks: BTreeMap::new(),
             allocations: BTreeMap::new(),
+            reservations: BTreeMap::new(),
             quarantine: HashMap::new(),
             used_bytes: 0,
             next_ticket: 1,
@@ -146,6 +149,17 @@ impl Window {
         self.allocations.insert(address, Allocation { bytes, reserved });
         self.used_bytes += bytes;
         Ok(Placement { address, new_chunk })
+    }
+
+    /// Notes a chunk that the device has mapped by itself; `false` if it is none, or if its addresses are taken.
+    pub fn add_mapped(&mut self, address: u64, bytes: u64) -> bool {
+        let is_chunk = bytes > 0 && bytes.is_multiple_of(CHUNK_BYTES) && address.is_multiple_of(CHUNK_BYTES);
+        if !is_chunk || !self.unmapped.take_at(address, bytes) {
+            return false;
+        }
+        self.chunks.insert(address, ChunkState { bytes, occupied_bytes: 0 });
+        self.free.insert(address, bytes);
+        true
     }
 
     /// Ends the allocation that starts at `address` and puts its range into quarantine; `None` if there is none.
@@ -194,6 +208,40 @@ impl Window {
         if let Some(chunk) = placement.new_chunk {
             self.remove_chunk(chunk.address);
         }
+    }
+
+    /// Takes addresses without memory: `bytes` bytes at a multiple of `align`, at `hint` if that is free.
+    ///
+    /// `bytes` is a multiple of [`CHUNK_BYTES`], and `align` a power of two; others are refused as [`Full`]. The range
+    /// is as free again as it was after [`unreserve`](Window::unreserve).
+    pub fn reserve(&mut self, bytes: u64, align: u64, hint: u64) -> Result<u64, Full> {
+        if bytes == 0 || !bytes.is_multiple_of(CHUNK_BYTES) || !align.is_power_of_two() {
+            return Err(Full);
+        }
+        let align = align.max(CHUNK_BYTES);
+        let address = if hint.is_multiple_of(align) && self.unmapped.take_at(hint, bytes) {
+            hint
+        } else {
+            self.unmapped.take(bytes, align).ok_or(Full)?
+        };
+        self.reservations.insert(address, bytes);
+        Ok(address)
+    }
+
+    /// Gives back the range that [`reserve`](Window::reserve) took; `false` if it is not exactly one.
+    pub fn unreserve(&mut self, address: u64, bytes: u64) -> bool {
+        if self.reservations.get(&address) != Some(&bytes) {
+            return false;
+        }
+        self.reservations.remove(&address);
+        self.unmapped.insert_merged(address, bytes, self.base, self.base + self.bytes);
+        true
+    }
+
+    /// Whether a range lies in one reservation.
+    pub fn is_reserved(&self, address: u64, bytes: u64) -> bool {
+        let before = self.reservations.range(..=address).next_back();
+        before.is_some_and(|(start, length)| bytes <= *length && address - start <= length - bytes)
     }
 
     /// The allocation that holds `address`, as start and bytes asked for; `None` outside of all.

@@ -41,6 +41,20 @@ impl FreeRanges {
         Some(bytes)
     }
 
+    /// Takes exactly this range; `false` if some of it is not free.
+    pub(crate) fn take_at(&mut self, address: u64, bytes: u64) -> bool {
+        let before = self.by_address.range(..=address).next_back().map(|(&start, &size)| (start, size));
+        let Some((start, size)) =
+            before.filter(|(start, size)| bytes <= *size && address - start <= size - bytes)
+        else {
+            return false;
+        };
+        self.remove(start);
+        self.insert(start, address - start);
+        self.insert(address + bytes, start + size - address - bytes);
+        true
+    }
+
     /// Takes `bytes` bytes at a multiple of `align` from the smallest range that holds them; lower addresses first.
     pub(crate) fn take(&mut self, bytes: u64, align: u64) -> Option<u64> {
         let (size, start, address) = self.by_size.range((bytes, 0)..).find_map(|&(size, start)| {

@@ -132,6 +132,31 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[test]
+fn reserved_addresses_are_nobody_elses() {
+    let mut window = window();
+    let first = window.reserve(4 * CHUNK_BYTES, 1, 0).unwrap();
+    let hint = BASE + 32 * CHUNK_BYTES;
+    assert_eq!(window.reserve(CHUNK_BYTES, 1, hint), Ok(hint));
+    let other = window.reserve(CHUNK_BYTES, 1, hint).unwrap();
+    assert!(other != hint && window.holds(other), "taken, so another place");
+    let aligned = window.reserve(CHUNK_BYTES, 16 * CHUNK_BYTES, 0).unwrap();
+    assert!(aligned.is_multiple_of(16 * CHUNK_BYTES));
+    assert_eq!(window.reserve(CHUNK_BYTES - 1, 1, 0), Err(Full));
+    assert_eq!(window.reserve(CHUNK_BYTES, 3, 0), Err(Full));
+    assert_eq!(window.reserve(65 * CHUNK_BYTES, 1, 0), Err(Full));
+    assert!(window.is_reserved(first + CHUNK_BYTES, 3 * CHUNK_BYTES));
+    assert!(!window.is_reserved(first + CHUNK_BYTES, 4 * CHUNK_BYTES));
+    assert_eq!(window.containing(first), None, "there is no memory");
+    let chunk = window.allocate(40 * CHUNK_BYTES, 1);
+    assert_eq!(chunk, Err(Full), "they lie between");
+    assert!(!window.unreserve(first, CHUNK_BYTES));
+    for (start, chunks) in [(first, 4), (hint, 1), (other, 1), (aligned, 1)] {
+        assert!(window.unreserve(start, chunks * CHUNK_BYTES));
+    }
+    assert_eq!(window.reserve(64 * CHUNK_BYTES, 1, 0), Ok(BASE));
+}
+
 proptest! {
     #[test]
     fn allocations_never_overlap_each_other_or_the_quarantine(steps in prop::collection::vec(step(), 1..200)) {
@@ -184,4 +209,15 @@ proptest! {
         prop_assert_eq!(window.mapped_bytes(), 0);
         prop_assert!(window.allocate(64 * CHUNK_BYTES, 1).is_ok());
     }
+}
+
+#[test]
+fn a_chunk_that_is_mapped_already_is_given_out_first() {
+    let mut window = window();
+    assert!(window.add_mapped(BASE, CHUNK_BYTES));
+    assert!(!window.add_mapped(BASE, CHUNK_BYTES), "its addresses are taken");
+    assert!(!window.add_mapped(BASE + 4096, CHUNK_BYTES) && !window.add_mapped(BASE + 4 * CHUNK_BYTES, 100));
+    assert_eq!(window.allocate(100, 1).unwrap(), Placement { address: BASE, new_chunk: None });
+    let large = window.allocate(CHUNK_BYTES, 1).unwrap();
+    assert_eq!(large.new_chunk, Some(Chunk { address: BASE + CHUNK_BYTES, bytes: CHUNK_BYTES }));
 }

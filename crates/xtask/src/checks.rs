@@ -5,12 +5,14 @@ use std::time::Instant;
 
 use clap::Args;
 
+use crate::bench;
 use crate::demo;
 use crate::dist;
 use crate::driver;
 use crate::launch::{Launcher, Way};
 use crate::packages;
 use crate::plugin;
+use crate::python;
 use crate::samples::{self, Runtime, SAMPLES};
 use crate::servers::Servers;
 use crate::tool;
@@ -24,6 +26,9 @@ pub(crate) struct Options {
     /// Only the checks whose name contains this word: format, lints, tests, dependencies, samples, programs, vgpu run, packages, control, verbs
     #[arg(long)]
     only: Option<String>,
+    /// Also the kernels of cuda-python, Numba and CuPy, whose wheels are 150 MB
+    #[arg(long)]
+    python: bool,
     #[command(flatten)]
     pub(crate) verbs: verbs::Options,
 }
@@ -37,7 +42,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Outcome {
     let mut failed = Vec::new();
     for (name, check) in CHECKS {
         let is_verbs = matches!(check, Check::Verbs);
-        if !wanted(name) || (options.verbs.mode() == Mode::Only && !is_verbs) {
+        let is_asked_for = *name != PYTHON || options.python;
+        if !wanted(name) || !is_asked_for || (options.verbs.mode() == Mode::Only && !is_verbs) {
             continue;
         }
         if options.verbs.mode() == Mode::Skip && is_verbs {
@@ -90,9 +96,17 @@ const CHECKS: &[(&str, Check)] = &[
     ("driver API: programs over TCP, through cudarc, and over Unix sockets", Check::Program(driver::check)),
     ("vgpu run, on private software devices", Check::Program(tool::check)),
     ("packages, installed on a machine without Rust", Check::Program(packages::check)),
+    (PYTHON, Check::Program(python::check)),
     ("control: nothing passes on a driver that does nothing", Check::Program(negative_control)),
+    ("gates: promises that are counts", Check::Source(gates)),
     ("verbs, in a virtual machine", Check::Verbs),
 ];
+
+const PYTHON: &str = "python: kernels of cuda-python, Numba and CuPy";
+
+fn gates(workspace: &Workspace, _: &Toolchain) -> Outcome {
+    bench::run(workspace, &bench::Options::counts())
+}
 
 fn format(workspace: &Workspace, _: &Toolchain) -> Outcome {
     finish(workspace.cargo().args(["fmt", "--all", "--check"]))

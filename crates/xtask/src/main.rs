@@ -13,7 +13,7 @@
 //! * [`demo`]: the samples under both MPIs, as a table
 //! * [`bench`]: the product beside raw sockets
 //! * [`checks`]: what continuous integration runs
-//! * [`driver`]: of these, the programs of the driver API
+//! * [`driver`]: of these, the programs of the driver API; [`python`]: libraries that compile kernels in Python
 //! * [`tool`]: of these, the check of `vgpu run`
 //! * [`verbs`]: of these, the check of the verbs transport
 //! * [`virtual_machine`]: a guest with RDMA devices in software
@@ -33,6 +33,7 @@ mod guest;
 mod launch;
 mod packages;
 mod plugin;
+mod python;
 mod room;
 mod samples;
 mod servers;
@@ -69,7 +70,7 @@ enum Task {
     /// Formatting, lints, tests, dependency checks, the samples, the negative control, and verbs in a virtual machine
     Test(checks::Options),
     /// Measures the product beside raw sockets, on the null device, and prints a table
-    Bench,
+    Bench(bench::Options),
     /// Inside the virtual machine of the verbs check
     #[command(hide = true)]
     VerbsGuest(guest::Options),
@@ -100,7 +101,7 @@ fn run(workspace: &Workspace, task: Task) -> Outcome {
         }
         Task::Demo(options) => demo::run(workspace, &options),
         Task::Test(options) => checks::run(workspace, &options),
-        Task::Bench => bench::run(workspace),
+        Task::Bench(options) => bench::run(workspace, &options),
         Task::VerbsGuest(options) => guest::run(workspace, &options),
         Task::WithoutVerbs => without_verbs::inside(),
     }

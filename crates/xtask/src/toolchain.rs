@@ -49,6 +49,19 @@ impl Toolchain {
         })
     }
 
+    /// A Python with libraries, in an environment of its own that is made when it is asked for.
+    pub(crate) fn python(workspace: &Workspace) -> Outcome<PathBuf> {
+        let environment = workspace.toolchain().join("python");
+        let python = environment.join("bin/python");
+        if !python.exists() {
+            finish(Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(&environment))?;
+        }
+        let folder =
+            output(Command::new(&python).args(["-c", "import site; print(site.getsitepackages()[0])"]))?;
+        PYTHON.install_into(Path::new(folder.trim()))?;
+        Ok(python)
+    }
+
     /// A call of nvcc.
     pub(crate) fn nvcc(&self) -> Command {
         let mut command = Command::new(self.cuda.join("bin/nvcc"));
@@ -153,7 +166,10 @@ struct Wheels {
 
 impl Wheels {
     fn install(&self, toolchain: &Path) -> Outcome {
-        let folder = toolchain.join(self.folder);
+        self.install_into(&toolchain.join(self.folder))
+    }
+
+    fn install_into(&self, folder: &Path) -> Outcome {
         let receipt = folder.join("installed.txt");
         let wanted = self.packages.join("\n");
         if std::fs::read_to_string(&receipt).is_ok_and(|installed| installed == wanted) {
@@ -164,11 +180,11 @@ impl Wheels {
             println!("    {package}");
         }
         if folder.exists() {
-            std::fs::remove_dir_all(&folder).doing(format_args!("removing {}", folder.display()))?;
+            std::fs::remove_dir_all(folder).doing(format_args!("removing {}", folder.display()))?;
         }
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]);
-        pip.args(["--root-user-action", "ignore", "--target"]).arg(&folder).args(self.packages);
+        pip.args(["--root-user-action", "ignore", "--target"]).arg(folder).args(self.packages);
         finish(&mut pip)?;
         std::fs::write(&receipt, wanted).doing(format_args!("writing {}", receipt.display()))
     }
@@ -192,6 +208,28 @@ const DEBIAN: [Need; 6] = [
     // A pip that is not a program of its own is good enough.
     Need { probe: Probe::Question(has_pip), packages: "python3 python3-pip" },
 ];
+
+/// Libraries that compile kernels in Python, for the check that `--python` asks for. Without nvJitLink: it makes machine
+/// code, which the software GPU cannot run, and without it they link with the driver.
+const PYTHON: Wheels = Wheels {
+    folder: "python",
+    what: "cuda-python, Numba and CuPy, for a test",
+    packages: &[
+        "cuda-bindings==13.5.0",
+        "cuda-core==1.2.2",
+        "cuda-pathfinder==1.9.0",
+        "cupy-cuda13x==14.2.0",
+        "llvmlite==0.50.0",
+        "numba==0.68.1",
+        "numba-cuda==0.30.4",
+        "numpy==2.4.6",
+        "nvidia-cuda-cccl==13.3.4.3.1",
+        "nvidia-cuda-nvrtc==13.4.92",
+        "nvidia-cuda-runtime==13.4.92",
+        "nvidia-nvvm==13.4.92",
+        "packaging==26.3",
+    ],
+};
 
 const WHEELS: [Wheels; 3] = [
     Wheels {

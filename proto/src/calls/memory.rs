@@ -21,6 +21,17 @@ macro_rules! memory_calls {
             0x0304 since 1 post fn cuMemFree_v2(dptr: CUdeviceptr);
             /// Free and total bytes of the device.
             0x0305 since 1 wait fn cuMemGetInfo_v2() -> (u64, u64);
+            /// Makes `bytes` bytes of physical memory, a multiple of 2 MiB, under a number of the client's choice.
+            /// `CUDA_ERROR_OUT_OF_MEMORY` when the device has no more.
+            0x0306 since 3 wait fn vgpuMemCreate(physical: u64, bytes: u64);
+            /// Gives physical memory back; while it is mapped, when it is unmapped.
+            0x0307 since 3 post fn vgpuMemRelease(physical: u64);
+            /// Maps physical memory from `offset` on at a range of the window, without access. All are multiples of 2 MiB.
+            0x0308 since 3 post fn vgpuMemMapPhysical(address: u64, bytes: u64, offset: u64, physical: u64);
+            /// Ends the mappings that make up a range, once all work posted before is done on every stream.
+            0x0309 since 3 post fn vgpuMemUnmapPhysical(address: u64, bytes: u64);
+            /// What work may do with the mappings that make up a range: 0 nothing, 1 read, 3 read and write.
+            0x030a since 3 post fn vgpuMemSetAccess(address: u64, bytes: u64, access: u32);
             /// Copies host bytes to the device in stream order; they are captured before the call returns.
             0x0310 since 1 post fn cuMemcpyHtoD_v2(dst: CUdeviceptr, src: InBytes, stream: CUstream);
             /// Copies up to 64 KiB from the device in stream order and waits for them.

@@ -1,6 +1,6 @@
 //! Chapter 0x05: streams.
 
-use cuda_types::{CUevent, CUstream};
+use cuda_types::{CUdeviceptr, CUevent, CUstream};
 
 use crate::param::Named;
 
@@ -23,6 +23,16 @@ macro_rules! stream_calls {
             0x0504 since 1 wait fn cuStreamQuery(stream: CUstream);
             /// Later work of the stream waits for the event's last recording.
             0x0505 since 1 post fn cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: u32);
+            /// Later work of the stream waits until a word of device memory meets a condition (`CUstreamWaitValue_flags`).
+            /// It waits on the device: the call itself returns at once. But one behind it that waits for the whole device,
+            /// as `cuMemFree_v2` does, holds up all others until the word is there.
+            0x0506 since 3 post fn cuStreamWaitValue32_v2(stream: CUstream, addr: CUdeviceptr, value: u32, flags: u32);
+            /// As `cuStreamWaitValue32_v2`, for 64 bits.
+            0x0507 since 3 post fn cuStreamWaitValue64_v2(stream: CUstream, addr: CUdeviceptr, value: u64, flags: u32);
+            /// Writes a word of device memory in one piece, when all earlier work of the stream can be seen.
+            0x0508 since 3 post fn cuStreamWriteValue32_v2(stream: CUstream, addr: CUdeviceptr, value: u32, flags: u32);
+            /// As `cuStreamWriteValue32_v2`, for 64 bits.
+            0x0509 since 3 post fn cuStreamWriteValue64_v2(stream: CUstream, addr: CUdeviceptr, value: u64, flags: u32);
         }
     };
 }

@@ -1,6 +1,6 @@
 //! Arrays, and copies of rectangles and boxes, which may have an array on either side.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 
 use cuda_types::{CuError, CuResult};
 
@@ -46,6 +46,36 @@ entries! {
         let description = description.required()?;
         description.write(Description3D::of(array)?);
         Ok(())
+    }
+
+    /// Memory that an array would need: told for deferred arrays only.
+    fn cuArrayGetMemoryRequirements(requirements: *mut c_void, array: u64, device: c_int) {
+        context::current()?;
+        of_runtime(|| runtime::cudaArrayGetMemoryRequirements(requirements, array, device))
+    }
+
+    /// Memory that a mipmapped array would need: told for deferred arrays only.
+    fn cuMipmappedArrayGetMemoryRequirements(requirements: *mut c_void, array: u64, device: c_int) {
+        context::current()?;
+        of_runtime(|| runtime::cudaMipmappedArrayGetMemoryRequirements(requirements, array, device))
+    }
+
+    /// Tiles of a sparse array, which there are none of.
+    fn cuArrayGetSparseProperties(properties: *mut c_void, array: u64) {
+        context::current()?;
+        of_runtime(|| runtime::cudaArrayGetSparseProperties(properties, array))
+    }
+
+    /// Tiles of a sparse mipmapped array, which there are none of.
+    fn cuMipmappedArrayGetSparseProperties(properties: *mut c_void, array: u64) {
+        context::current()?;
+        of_runtime(|| runtime::cudaMipmappedArrayGetSparseProperties(properties, array))
+    }
+
+    /// A plane of an array with several, which there are none of.
+    fn cuArrayGetPlane(plane: Out<'_, u64>, array: u64, index: u32) {
+        context::current()?;
+        of_runtime(|| runtime::cudaArrayGetPlane(plane, array, index))
     }
 
     /// Makes an array of levels, each half as large as the one before.
@@ -111,40 +141,40 @@ twins! {
     }
 }
 
-entries! {
+twins! {
     /// Copies bytes from an array to the host.
-    fn cuMemcpyAtoH_v2(dst: u64, src: u64, offset: usize, bytes: usize) {
-        linear(DefaultStream::Legacy, 0, Side::host(dst), Side::array(src, offset), bytes, Timing::Sync)
+    fn cuMemcpyAtoH_v2, cuMemcpyAtoH_v2_ptds(default; dst: u64, src: u64, offset: usize, bytes: usize) {
+        linear(default, 0, Side::host(dst), Side::array(src, offset), bytes, Timing::Sync)
     }
 
     /// Copies bytes from the host to an array.
-    fn cuMemcpyHtoA_v2(dst: u64, offset: usize, src: u64, bytes: usize) {
-        linear(DefaultStream::Legacy, 0, Side::array(dst, offset), Side::host(src), bytes, Timing::Sync)
+    fn cuMemcpyHtoA_v2, cuMemcpyHtoA_v2_ptds(default; dst: u64, offset: usize, src: u64, bytes: usize) {
+        linear(default, 0, Side::array(dst, offset), Side::host(src), bytes, Timing::Sync)
     }
 
     /// Copies bytes from an array to device memory.
-    fn cuMemcpyAtoD_v2(dst: u64, src: u64, offset: usize, bytes: usize) {
-        linear(DefaultStream::Legacy, 0, Side::device(dst), Side::array(src, offset), bytes, Timing::Sync)
+    fn cuMemcpyAtoD_v2, cuMemcpyAtoD_v2_ptds(default; dst: u64, src: u64, offset: usize, bytes: usize) {
+        linear(default, 0, Side::device(dst), Side::array(src, offset), bytes, Timing::Sync)
     }
 
     /// Copies bytes from device memory to an array.
-    fn cuMemcpyDtoA_v2(dst: u64, offset: usize, src: u64, bytes: usize) {
-        linear(DefaultStream::Legacy, 0, Side::array(dst, offset), Side::device(src), bytes, Timing::Sync)
+    fn cuMemcpyDtoA_v2, cuMemcpyDtoA_v2_ptds(default; dst: u64, offset: usize, src: u64, bytes: usize) {
+        linear(default, 0, Side::array(dst, offset), Side::device(src), bytes, Timing::Sync)
     }
 
     /// Copies bytes from array to array.
-    fn cuMemcpyAtoA_v2(dst: u64, dst_offset: usize, src: u64, src_offset: usize, bytes: usize) {
-        linear(DefaultStream::Legacy, 0, Side::array(dst, dst_offset), Side::array(src, src_offset), bytes, Timing::Sync)
+    fn cuMemcpyAtoA_v2, cuMemcpyAtoA_v2_ptds(default; dst: u64, dst_offset: usize, src: u64, src_offset: usize, bytes: usize) {
+        linear(default, 0, Side::array(dst, dst_offset), Side::array(src, src_offset), bytes, Timing::Sync)
     }
 
     /// Copies bytes from an array to the host in stream order.
-    fn cuMemcpyAtoHAsync_v2(dst: u64, src: u64, offset: usize, bytes: usize, stream: u64) {
-        linear(DefaultStream::Legacy, stream, Side::host(dst), Side::array(src, offset), bytes, Timing::Async)
+    fn cuMemcpyAtoHAsync_v2, cuMemcpyAtoHAsync_v2_ptsz(default; dst: u64, src: u64, offset: usize, bytes: usize, stream: u64) {
+        linear(default, stream, Side::host(dst), Side::array(src, offset), bytes, Timing::Async)
     }
 
     /// Copies bytes from the host to an array in stream order.
-    fn cuMemcpyHtoAAsync_v2(dst: u64, offset: usize, src: u64, bytes: usize, stream: u64) {
-        linear(DefaultStream::Legacy, stream, Side::array(dst, offset), Side::host(src), bytes, Timing::Async)
+    fn cuMemcpyHtoAAsync_v2, cuMemcpyHtoAAsync_v2_ptsz(default; dst: u64, offset: usize, src: u64, bytes: usize, stream: u64) {
+        linear(default, stream, Side::array(dst, offset), Side::host(src), bytes, Timing::Async)
     }
 }
 

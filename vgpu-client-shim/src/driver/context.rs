@@ -12,6 +12,7 @@ use super::{as_the_runtime, entries};
 use crate::edge::{Out, Required};
 use crate::graph::capture;
 use crate::handles::Table;
+use crate::managed;
 use crate::runtime::device as runtime;
 use crate::state::{self, Current, Device, devices};
 
@@ -162,7 +163,9 @@ entries! {
     fn cuCtxSynchronize_v2(handle: u64) {
         let device = or_current(handle)?;
         capture::refuse_device(device.ordinal)?;
-        device.session()?.cuCtxSynchronize()
+        let session = device.session()?;
+        session.cuCtxSynchronize()?;
+        managed::synchronized(device, &session, true)
     }
 
     /// Retains a context: it counts nobody, it lives until it is destroyed.
@@ -219,6 +222,8 @@ as_the_runtime! {
     fn cuCtxSetSharedMemConfig(config: u32) = runtime::cudaDeviceSetSharedMemConfig;
     /// The lowest and the highest priority of streams.
     fn cuCtxGetStreamPriorityRange(lowest: Option<&mut c_int>, highest: Option<&mut c_int>) = runtime::cudaDeviceGetStreamPriorityRange;
+    /// Ends the persistence of lines in the device's cache.
+    fn cuCtxResetPersistingL2Cache() = runtime::cudaCtxResetPersistingL2Cache;
     /// Starts a profiler's collection.
     fn cuProfilerStart() = runtime::cudaProfilerStart;
     /// Stops a profiler's collection.

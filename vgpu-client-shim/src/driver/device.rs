@@ -37,6 +37,24 @@ pub(crate) extern "C" fn cuDriverGetVersion(version: Out<'_, c_int>) -> u32 {
 }
 
 entries! {
+    /// Elements that a texture over linear memory may have.
+    fn cuDeviceGetTexture1DLinearMaxWidth(width: Out<'_, usize>, format: u32, channels: u32, device: c_int) {
+        let format = super::array::channel_format(format, channels)?;
+        of_runtime(|| runtime::cudaDeviceGetTexture1DLinearMaxWidth(width, Some(&format), device))
+    }
+
+    /// Which atomic operations a device does on host memory.
+    fn cuDeviceGetHostAtomicCapabilities(capabilities: *mut u32, operations: *const c_int, count: u32, device: c_int) {
+        of_runtime(|| runtime::cudaDeviceGetHostAtomicCapabilities(capabilities, operations, count, device))
+    }
+
+    /// Which atomic operations a device does on another one's memory.
+    fn cuDeviceGetP2PAtomicCapabilities(capabilities: *mut u32, operations: *const c_int, count: u32, from: c_int, to: c_int) {
+        of_runtime(|| runtime::cudaDeviceGetP2PAtomicCapabilities(capabilities, operations, count, from, to))
+    }
+}
+
+entries! {
     /// The number of devices.
     fn cuDeviceGetCount(count: Out<'_, c_int>) {
         let count = count.required()?;

@@ -1,6 +1,6 @@
 //! Functions and kernels: attributes, occupancy, parameters.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
 use client::Session;
@@ -8,10 +8,11 @@ use cuda_types::attribute::{DeviceAttribute, FunctionAttribute};
 use cuda_types::{CuError, CuResult};
 use proto::ModuleCalls;
 
-use super::{context, entries, module};
+use super::launch::LaunchConfig;
+use super::{context, entries, module, of_runtime};
 use crate::edge::{Out, Required};
 use crate::registry::Function;
-use crate::runtime::function::parameter_info;
+use crate::runtime::function::{self as runtime, parameter_info};
 use crate::state::{Device, devices};
 
 entries! {
@@ -113,10 +114,35 @@ entries! {
     fn cuOccupancyMaxPotentialBlockSizeWithFlags(grid: Out<'_, c_int>, block: Out<'_, c_int>, function: u64, shared_for: Option<SharedForBlock>, shared: usize, limit: c_int, flags: u32) {
         potential_block_size(grid, block, function, shared_for, shared, limit, flags)
     }
+
+    /// Dynamic shared memory that blocks may have so that this many fit on one multiprocessor.
+    fn cuOccupancyAvailableDynamicSMemPerBlock(bytes: Out<'_, usize>, function: u64, blocks: c_int, block_size: c_int) {
+        context::current()?;
+        of_runtime(|| runtime::cudaOccupancyAvailableDynamicSMemPerBlock(bytes, stub(function), blocks, block_size))
+    }
+
+    /// Clusters of a launch that a device runs at once.
+    fn cuOccupancyMaxActiveClusters(clusters: Out<'_, c_int>, function: u64, configuration: Option<&LaunchConfig>) {
+        context::current()?;
+        let configuration = configuration.required()?.as_the_runtimes();
+        of_runtime(|| runtime::cudaOccupancyMaxActiveClusters(clusters, stub(function), Some(&configuration)))
+    }
+
+    /// Blocks that a cluster of a launch may have.
+    fn cuOccupancyMaxPotentialClusterSize(size: Out<'_, c_int>, function: u64, configuration: Option<&LaunchConfig>) {
+        context::current()?;
+        let configuration = configuration.required()?.as_the_runtimes();
+        of_runtime(|| runtime::cudaOccupancyMaxPotentialClusterSize(size, stub(function), Some(&configuration)))
+    }
 }
 
 /// `CUoccupancyB2DSize`: dynamic shared memory that a block of a size needs.
 type SharedForBlock = unsafe extern "C" fn(c_int) -> usize;
+
+/// A function as the runtime takes it: in the place of a host stub.
+fn stub(function: u64) -> *const c_void {
+    std::ptr::without_provenance(usize::try_from(function).unwrap_or(0))
+}
 
 /// A function in a context.
 fn find(handle: u64, device: &Device) -> CuResult<(Arc<Session>, Arc<Function>)> {

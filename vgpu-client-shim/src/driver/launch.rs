@@ -42,6 +42,21 @@ pub(crate) struct LaunchConfig {
     attribute_count: u32,
 }
 
+impl LaunchConfig {
+    /// The same for the runtime, whose shared memory is a word wider.
+    pub(super) fn as_the_runtimes(&self) -> runtime::LaunchConfig {
+        let LaunchConfig { grid, block, shared_bytes, stream, attributes, attribute_count } = *self;
+        runtime::LaunchConfig {
+            grid,
+            block,
+            shared_bytes: shared_bytes as usize,
+            stream,
+            attributes,
+            attribute_count,
+        }
+    }
+}
+
 fn launch(
     default: DefaultStream,
     function: u64,

@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_void};
 
 use cuda_types::{CUdeviceptr, CuError, CuResult};
 
-use super::{as_the_runtime, context, entries, of_runtime, twins};
+use super::{as_the_runtime, context, entries, of_runtime, twins, virtual_memory};
 use crate::edge::{DefaultStream, Out};
 use crate::graph::capture;
 use crate::graph::work::{Fill, Work};
@@ -150,6 +150,12 @@ as_the_runtime! {
     fn cuMemPoolSetAttribute(pool: u64, attribute: c_int, value: *const c_void) = pool::cudaMemPoolSetAttribute;
     /// Reads an attribute of a pool.
     fn cuMemPoolGetAttribute(pool: u64, attribute: c_int, value: *mut c_void) = pool::cudaMemPoolGetAttribute;
+    /// The pool that a location has from the start.
+    fn cuMemGetDefaultMemPool(pool: Out<'_, u64>, location: Option<&runtime_managed::Location>, kind: c_int) = pool::cudaMemGetDefaultMemPool;
+    /// The pool that a location's allocations come from.
+    fn cuMemGetMemPool(pool: Out<'_, u64>, location: Option<&runtime_managed::Location>, kind: c_int) = pool::cudaMemGetMemPool;
+    /// Sets the pool that a location's allocations come from.
+    fn cuMemSetMemPool(location: Option<&runtime_managed::Location>, kind: c_int, pool: u64) = pool::cudaMemSetMemPool;
     /// Lets devices use a pool's memory.
     fn cuMemPoolSetAccess(pool: u64, descriptions: *const pool::AccessDescription, count: usize) = pool::cudaMemPoolSetAccess;
     /// What a location may do with a pool's memory.
@@ -324,9 +330,10 @@ fn attribute_of(attribute: c_int, pointer: u64) -> CuResult<Option<Value>> {
         13 => Some(Value::Bool(true)),
         14 => Some(Value::Long(0)),
         // CU_POINTER_ATTRIBUTE_ACCESS_FLAGS_READWRITE
-        16 => Some(Value::Int(3)),
+        16 => Some(Value::Int(virtual_memory::access_at(pointer).unwrap_or(3))),
         17 => Some(Value::Long(pool::of_allocation(pointer).unwrap_or(0))),
-        20 => range().map(|(start, _)| Value::Long(start)),
+        // What two mappings of the same physical memory have in common.
+        20 => virtual_memory::mapped_at(pointer).or_else(|| Some(range()?.0)).map(Value::Long),
         _ => Some(Value::Bool(false)),
     })
 }

@@ -6,6 +6,7 @@
 //! become the driver's.
 
 pub(crate) mod array;
+pub(crate) mod batch;
 pub(crate) mod context;
 pub(crate) mod copy;
 pub(crate) mod device;
@@ -17,10 +18,14 @@ pub(crate) mod function;
 pub(crate) mod graph;
 pub(crate) mod launch;
 pub(crate) mod linker;
+pub(crate) mod logs;
 pub(crate) mod memory;
 pub(crate) mod module;
 pub(crate) mod stream;
+pub(crate) mod stream_value;
 pub(crate) mod texture;
+pub(crate) mod unavailable;
+pub(crate) mod virtual_memory;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -137,6 +142,7 @@ fn of_the_driver(error: CuError) -> CuError {
 /// The context of an ordinal is gone: what was made in it is, too.
 pub(crate) fn forget_device(ordinal: usize) {
     module::forget_device(ordinal);
+    virtual_memory::forget_device(ordinal);
 }
 
 /// Stands behind every name that is not supported: says so once, answers `CUDA_ERROR_NOT_SUPPORTED`.

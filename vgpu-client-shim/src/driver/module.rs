@@ -173,6 +173,12 @@ entries! {
         Ok(())
     }
 
+    /// The address and length of a managed variable of a library; either may not be wanted.
+    fn cuLibraryGetManaged(address: Option<&mut u64>, bytes: Option<&mut usize>, library: u64, name: *const c_char) {
+        let name = name_of(name)?;
+        managed(address, bytes, &*LIBRARIES.get(library)?, name, context::current()?)
+    }
+
     /// The library of a kernel.
     fn cuKernelGetLibrary(library: Out<'_, u64>, kernel: u64) {
         let library = library.required()?;
@@ -345,6 +351,10 @@ pub(crate) fn global(
         return Err(CuError::INVALID_VALUE);
     }
     let module = fatbin.module(device)?;
+    if let Some((place, length)) = fatbin.managed_variable(name) {
+        tell(address, bytes, place, length);
+        return Ok(());
+    }
     let found = module.globals.get(&*name.to_string_lossy()).ok_or(CuError::NOT_FOUND)?;
     if let Some(bytes) = bytes {
         *bytes = usize::try_from(found.bytes).map_err(|_| CuError::UNKNOWN)?;
@@ -354,6 +364,29 @@ pub(crate) fn global(
         *address = found.address;
     }
     Ok(())
+}
+
+/// Tells address and length of a managed variable, which is on one device and can be reached from this process.
+pub(crate) fn managed(
+    address: Option<&mut u64>,
+    bytes: Option<&mut usize>,
+    fatbin: &Fatbin,
+    name: &CStr,
+    device: &Device,
+) -> CuResult<()> {
+    fatbin.module(device)?;
+    let (place, length) = fatbin.managed_variable(name).ok_or(CuError::NOT_FOUND)?;
+    tell(address, bytes, place, length);
+    Ok(())
+}
+
+fn tell(address: Option<&mut u64>, bytes: Option<&mut usize>, place: u64, length: usize) {
+    if let Some(address) = address {
+        *address = place;
+    }
+    if let Some(bytes) = bytes {
+        *bytes = length;
+    }
 }
 
 /// A name that the caller gave.

@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_void};
 use super::{as_the_runtime, context, twins};
 use crate::edge::{Out, Required};
 use crate::handles::resolve;
-use crate::runtime::{capture, stream as runtime};
+use crate::runtime::{capture, stream as runtime, stream_attributes};
 
 as_the_runtime! {
     /// Makes a stream.
@@ -48,6 +48,22 @@ as_the_runtime! {
     fn cuLaunchHostFunc(stream: u64, function: Option<runtime::HostFunction>, data: *mut c_void) = runtime::cudaLaunchHostFunc;
     /// Runs a host function in stream order.
     fn cuLaunchHostFunc_ptsz(stream: u64, function: Option<runtime::HostFunction>, data: *mut c_void) = runtime::cudaLaunchHostFunc_ptsz;
+    /// Runs a host function in stream order; how it is waited for is a wish.
+    fn cuLaunchHostFunc_v2(stream: u64, function: Option<runtime::HostFunction>, data: *mut c_void, mode: u32) = runtime::cudaLaunchHostFunc_v2;
+    /// Runs a host function in stream order; how it is waited for is a wish.
+    fn cuLaunchHostFunc_v2_ptsz(stream: u64, function: Option<runtime::HostFunction>, data: *mut c_void, mode: u32) = runtime::cudaLaunchHostFunc_v2_ptsz;
+    /// An attribute of a stream.
+    fn cuStreamGetAttribute(stream: u64, attribute: u32, value: Out<'_, stream_attributes::Value>) = stream_attributes::cudaStreamGetAttribute;
+    /// An attribute of a stream.
+    fn cuStreamGetAttribute_ptsz(stream: u64, attribute: u32, value: Out<'_, stream_attributes::Value>) = stream_attributes::cudaStreamGetAttribute_ptsz;
+    /// Sets an attribute of a stream.
+    fn cuStreamSetAttribute(stream: u64, attribute: u32, value: Option<&stream_attributes::Value>) = stream_attributes::cudaStreamSetAttribute;
+    /// Sets an attribute of a stream.
+    fn cuStreamSetAttribute_ptsz(stream: u64, attribute: u32, value: Option<&stream_attributes::Value>) = stream_attributes::cudaStreamSetAttribute_ptsz;
+    /// Sets the attributes of a stream to those of another one.
+    fn cuStreamCopyAttributes(dst: u64, src: u64) = stream_attributes::cudaStreamCopyAttributes;
+    /// Sets the attributes of a stream to those of another one.
+    fn cuStreamCopyAttributes_ptsz(dst: u64, src: u64) = stream_attributes::cudaStreamCopyAttributes_ptsz;
     /// Runs a callback in stream order, also after an error.
     fn cuStreamAddCallback(stream: u64, callback: Option<runtime::Callback>, data: *mut c_void, flags: u32) = runtime::cudaStreamAddCallback;
     /// Runs a callback in stream order, also after an error.

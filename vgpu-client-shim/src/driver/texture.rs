@@ -1,5 +1,7 @@
 //! Texture and surface objects.
 
+use std::ffi::c_void;
+
 use cuda_types::{CuError, CuResult};
 use proto::param::TextureDesc;
 
@@ -12,6 +14,12 @@ use crate::runtime::texture::{self as runtime, ResourceDesc, RuntimeTexture};
 use crate::runtime::version::ChannelFormat;
 
 entries! {
+    /// The view of a texture: none is made with one.
+    fn cuTexObjectGetResourceViewDesc(view: *mut c_void, object: u64) {
+        context::current()?;
+        of_runtime(|| runtime::cudaGetTextureObjectResourceViewDesc(view, object))
+    }
+
     /// Makes a texture object of an array, a mipmapped array or device memory.
     fn cuTexObjectCreate(object: Out<'_, u64>, resource: Option<&Resource>, texture: Option<&Texture>, view: Option<&[u64; 14]>) {
         context::current()?;

@@ -66,6 +66,7 @@ fn label(work: &Work, verbose: bool) -> String {
             "CONDITIONAL",
             format!("{:?} of {} at {:#x}", choice.kind, choice.bodies.len(), choice.condition.handle),
         ),
+        Work::Values(values) => ("BATCH_MEM_OP", format!("{} operations", values.parameters().count)),
         Work::Free(memory) => ("MEM_FREE", format!("{:#x}", memory.address)),
     };
     if verbose && !details.is_empty() { format!("{name}\\n{details}") } else { name.to_owned() }

@@ -14,6 +14,7 @@
 //! * [`condition`]: nodes that run if a kernel says so
 //! * [`capture`]: streams whose calls become nodes
 //! * [`memory`]: allocations that belong to nodes; [`user_object`]: what the program ties to a graph
+//! * [`values`]: words of memory that streams write and wait for
 //! * [`dot`]: a graph as text
 
 pub(crate) mod capture;
@@ -23,4 +24,5 @@ pub(crate) mod exec;
 pub(crate) mod memory;
 pub(crate) mod store;
 pub(crate) mod user_object;
+pub(crate) mod values;
 pub(crate) mod work;

@@ -10,6 +10,7 @@ use proto::{MemoryCalls, StreamCalls};
 
 use super::condition::Choice;
 use super::memory::GraphMemory;
+use super::values::Values;
 use crate::handles::{self, EVENTS, Resolved};
 use crate::managed;
 use crate::runtime::copy::{Box3D, Timing, copy_3d};
@@ -33,6 +34,7 @@ pub(crate) enum Work {
     Allocate(Arc<GraphMemory>),
     Free(Arc<GraphMemory>),
     Choose(Choice),
+    Values(Arc<Values>),
 }
 
 /// A launch as a node.
@@ -82,6 +84,7 @@ impl Work {
             Work::RecordEvent(_) => 7,
             Work::Allocate(_) => 10,
             Work::Free(_) => 11,
+            Work::Values(_) => 12,
             Work::Choose(_) => 13,
         }
     }
@@ -146,6 +149,7 @@ impl Work {
                 Ok(())
             }
             Work::Free(memory) => memory.free(),
+            Work::Values(values) => on_device(target, values.ordinal(), |target| values.run(target)),
         }
     }
 }
@@ -202,7 +206,7 @@ impl Fill {
     fn run(&self, target: &Resolved) -> CuResult<()> {
         let row = self.row_bytes()?;
         let bytes = self.pitch.checked_mul(self.height - 1).and_then(|rows| rows.checked_add(row));
-        target.session.check_range(CUdeviceptr(self.dst), bytes.ok_or(CuError::INVALID_VALUE)? as u64)?;
+        target.session.check_target(CUdeviceptr(self.dst), bytes.ok_or(CuError::INVALID_VALUE)? as u64)?;
         managed::to_device(target)?;
         let value = self.value.to_le_bytes();
         let same = value[..self.element_bytes as usize].iter().all(|byte| *byte == value[0]);

@@ -6,16 +6,20 @@
 //! reading only if it was a read, so that unchanged blocks are not sent again.
 //!
 //! A new range is the program's, without faults: it is filled there, mostly, and also by `read(2)`, which does not
-//! raise a fault but fails. Only pages that were touched are sent.
+//! raise a fault but fails. Only pages that were touched are sent. For the same reason what the program has used before
+//! is fetched when it has waited for the device ([`eager`]), as long as that is not too much.
 //!
 //! What must never happen: a fault inside our own code. So bytes travel by way of a second mapping of the same pages
 //! ([`view::Pages`]), which is always accessible, and the lock of this module is never held while the program's
 //! addresses are touched.
 
+mod eager;
 mod fault;
 pub(crate) mod marks;
 pub(crate) mod variable;
 mod view;
+
+pub(crate) use eager::synchronized;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,6 +31,7 @@ use proto::{ContextCalls, StreamCalls};
 
 use crate::handles::Resolved;
 use crate::state::Device;
+use eager::Shadow;
 use marks::Marks;
 use view::{Access, Pages};
 
@@ -57,6 +62,10 @@ struct Range {
     blocks: Vec<Newest>,
     /// Not given to the device yet: untouched pages hold zeros on neither side.
     is_new: bool,
+    /// The program has touched it.
+    is_used_here: bool,
+    /// What was fetched without being asked for.
+    shadow: Option<Shadow>,
     /// Where the last fetch ended, and how long it was: the next one grows if it goes on there.
     last_fetch: (usize, usize),
     /// What the program has said about it.
@@ -102,6 +111,8 @@ pub(crate) fn allocate(device: &Device, bytes: usize) -> CuResult<u64> {
         pages,
         blocks,
         is_new: true,
+        is_used_here: false,
+        shadow: None,
         last_fetch: (0, 0),
         marks: Marks::default(),
     };
@@ -212,18 +223,28 @@ impl Range {
         while at < self.pages.len() {
             let end = self.run_end(at, |block| block == Newest::Here);
             if end > at {
-                parts.extend(self.pages.touched(at, end, self.is_new));
+                parts.extend(self.changed(at, end));
             }
             at = end.max(at + BLOCK_BYTES);
         }
         // Before anything can fail: what cannot be sent is lost with its context.
         self.blocks.fill(Newest::Device);
         self.is_new = false;
+        self.is_used_here |= !parts.is_empty();
+        self.shadow = None;
         for (from, to) in &parts {
             let address = CUdeviceptr((self.pages.start() + from) as u64);
             session.copy_to_device(address, self.pages.span(*from, *to), CUstream::NULL, false)?;
         }
         Ok(!parts.is_empty())
+    }
+
+    /// What must be sent of blocks that the program may have written.
+    fn changed(&self, from: usize, to: usize) -> Vec<(usize, usize)> {
+        match &self.shadow {
+            Some(shadow) if !self.is_new => shadow.changed(&self.pages, from, to),
+            _ => self.pages.touched(from, to, self.is_new),
+        }
     }
 
     /// The end of the blocks from offset `at` that meet a condition.
@@ -240,6 +261,7 @@ impl Range {
         writes: bool,
         fetched: &mut dyn FnMut(&Pages, usize, usize) -> CuResult<()>,
     ) -> CuResult<()> {
+        self.is_used_here = true;
         let first = offset / BLOCK_BYTES * BLOCK_BYTES;
         let (mut access, mut newest) =
             if writes { (Access::Write, Newest::Here) } else { (Access::Read, Newest::Both) };

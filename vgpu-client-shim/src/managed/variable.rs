@@ -16,6 +16,16 @@ pub(crate) struct Placed {
     pub(crate) address: u64,
 }
 
+/// The managed variables of a module, with their lengths. A text that cannot be read is the device's to refuse.
+pub(crate) fn managed_variables(text: &str) -> Vec<(String, u64)> {
+    if !text.contains(ATTRIBUTE) {
+        return Vec::new();
+    }
+    let variables = ptx::Module::parse(text).map(|module| module.variables).unwrap_or_default();
+    let managed = variables.into_iter().filter(|variable| variable.managed);
+    managed.map(|variable| (variable.name.into(), variable.bytes)).collect()
+}
+
 /// The initial bytes of a managed variable of a module; shorter than it where zeros follow.
 pub(crate) fn initial_bytes(text: &str, name: &str) -> CuResult<Option<Vec<u8>>> {
     let module = ptx::Module::parse(text).map_err(|error| {
@@ -124,5 +134,7 @@ mod tests {
         assert_eq!(initial_bytes(&text, "m"), Ok(Some(vec![5, 0, 0, 0])));
         assert_eq!(initial_bytes(&text, "arr"), Ok(Some(vec![])));
         assert_eq!(initial_bytes(&text, "p"), Ok(None), "no managed variable");
+        assert_eq!(managed_variables(&text), [("m".to_owned(), 4), ("arr".to_owned(), 64)]);
+        assert_eq!(managed_variables("not PTX, .attribute(.managed)"), []);
     }
 }

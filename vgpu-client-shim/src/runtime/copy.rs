@@ -272,7 +272,7 @@ fn run(target: &Resolved, way: &Way, dst: u64, src: u64, bytes: usize, timing: T
             session.copy_to_host(host_span(pointer(dst), bytes), CUdeviceptr(src), target.stream, wait)
         }
         Way::Within(_) => {
-            session.check_range(CUdeviceptr(dst), bytes as u64)?;
+            session.check_target(CUdeviceptr(dst), bytes as u64)?;
             session.check_range(CUdeviceptr(src), bytes as u64)?;
             session.cuMemcpyDtoDAsync_v2(CUdeviceptr(dst), CUdeviceptr(src), bytes as u64, target.stream)
         }
@@ -296,7 +296,7 @@ fn between(
         managed::to_device(&Resolved { device, session: device.session()?, stream: CUstream::NULL })?;
     }
     let (to, from) = (to.session()?, from.session()?);
-    to.check_range(CUdeviceptr(dst), bytes as u64)?;
+    to.check_target(CUdeviceptr(dst), bytes as u64)?;
     from.check_range(CUdeviceptr(src), bytes as u64)?;
     let mut part = vec![0_u8; bytes.min(PART_BYTES)];
     let mut done = 0;
@@ -377,7 +377,7 @@ fn rows(
     let (dst_bytes, src_bytes) = spans;
     match way {
         Way::Within(_) => {
-            target.session.check_range(CUdeviceptr(dst), dst_bytes as u64)?;
+            target.session.check_target(CUdeviceptr(dst), dst_bytes as u64)?;
             target.session.check_range(CUdeviceptr(src), src_bytes as u64)?;
             let copy = Copy2D {
                 dst: CUdeviceptr(dst),

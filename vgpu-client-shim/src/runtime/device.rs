@@ -12,6 +12,7 @@ use super::version::ChannelFormat;
 use crate::edge::{Out, Required, entries};
 use crate::graph::capture;
 use crate::log;
+use crate::managed;
 use crate::state::{self, Current, Preferences, devices};
 
 entries! {
@@ -383,7 +384,9 @@ fn bus_id(facts: &DeviceFacts) -> String {
 fn synchronize() -> CuResult<()> {
     let device = devices().current()?;
     capture::refuse_device(device.ordinal)?;
-    device.session()?.cuCtxSynchronize()
+    let session = device.session()?;
+    session.cuCtxSynchronize()?;
+    managed::synchronized(device, &session, true)
 }
 
 fn reset() -> CuResult<()> {

@@ -9,6 +9,7 @@ use crate::edge::{DefaultStream, Out, Required, entries, twins};
 use crate::graph::capture;
 use crate::graph::work::{self, Work};
 use crate::handles::{self, EVENTS, Event, resolve};
+use crate::managed;
 use crate::state::devices;
 
 /// `cudaEventDisableTiming`.
@@ -38,9 +39,14 @@ entries! {
     fn cudaEventSynchronize(event: u64) {
         capture::refuse_event(event)?;
         let event = EVENTS.get(event)?;
-        let session = handles::device(event.ordinal)?.session()?;
+        let device = handles::device(event.ordinal)?;
+        let session = device.session()?;
         // CUDA Runtime API, cudaEventSynchronize: an event that was never recorded is complete.
-        if event.recorded.load(Ordering::Acquire) { session.cuEventSynchronize(event.name) } else { session.check() }
+        if !event.recorded.load(Ordering::Acquire) {
+            return session.check();
+        }
+        session.cuEventSynchronize(event.name)?;
+        managed::synchronized(device, &session, false)
     }
 
     /// Whether the event's last recording is complete.

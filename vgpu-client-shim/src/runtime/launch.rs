@@ -87,12 +87,12 @@ pub(crate) extern "C" fn __cudaPushCallConfiguration(
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct LaunchConfig {
-    grid: Dim3,
-    pub(super) block: Dim3,
-    pub(super) shared_bytes: usize,
-    stream: u64,
-    attributes: *const LaunchAttribute,
-    attribute_count: u32,
+    pub(crate) grid: Dim3,
+    pub(crate) block: Dim3,
+    pub(crate) shared_bytes: usize,
+    pub(crate) stream: u64,
+    pub(crate) attributes: *const LaunchAttribute,
+    pub(crate) attribute_count: u32,
 }
 
 /// `cudaLaunchAttribute`.

@@ -57,6 +57,15 @@ entries! {
         })
     }
 
+    /// The address and length of a managed variable.
+    fn cudaLibraryGetManaged(address: Option<&mut u64>, bytes: Option<&mut usize>, library: u64, name: *const c_char) {
+        let (name, fatbin) = (module::name_of(name)?, module::library(library)?);
+        module::managed(address, bytes, &fatbin, name, current()?).map_err(|error| match error {
+            cuda_types::CuError::NOT_FOUND => INVALID_SYMBOL,
+            error => error,
+        })
+    }
+
     /// The kernel behind a host stub as a function of the driver.
     fn cudaGetFuncBySymbol(function: Out<'_, u64>, stub: *const c_void) {
         let function = function.required()?;

@@ -228,7 +228,7 @@ fn set(default: DefaultStream, stream: u64, pointer: u64, value: c_int, bytes: u
         return resolve(default, stream)?.session.check();
     }
     let target = target(default, stream, pointer)?;
-    target.session.check_range(CUdeviceptr(pointer), bytes as u64)?;
+    target.session.check_target(CUdeviceptr(pointer), bytes as u64)?;
     target.session.cuMemsetD8Async(CUdeviceptr(pointer), low_byte(value), bytes as u64, target.stream)
 }
 
@@ -252,7 +252,7 @@ fn set_2d(
     }
     let target = target(default, stream, pointer)?;
     let bytes = pitch.checked_mul(height - 1).and_then(|rows| rows.checked_add(width));
-    target.session.check_range(CUdeviceptr(pointer), bytes.ok_or(CuError::INVALID_VALUE)? as u64)?;
+    target.session.check_target(CUdeviceptr(pointer), bytes.ok_or(CuError::INVALID_VALUE)? as u64)?;
     let (pitch, width, height) = (pitch as u64, width as u64, height as u64);
     target.session.cuMemsetD2D8Async(
         CUdeviceptr(pointer),

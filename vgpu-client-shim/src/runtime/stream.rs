@@ -11,6 +11,7 @@ use crate::edge::{DefaultStream, Out, Required, entries, twins};
 use crate::graph::capture;
 use crate::graph::work::{self, Work};
 use crate::handles::{self, EVENTS, Resolved, STREAMS, Stream, resolve};
+use crate::managed;
 use crate::state::{HostFunctionGuard, devices};
 
 /// `cudaStreamNonBlocking`.
@@ -47,7 +48,8 @@ twins! {
     fn cudaStreamSynchronize, cudaStreamSynchronize_ptsz(default; stream: u64) {
         let target = resolve(default, stream)?;
         capture::refuse_waiting(&target)?;
-        target.session.cuStreamSynchronize(target.stream)
+        target.session.cuStreamSynchronize(target.stream)?;
+        managed::synchronized(target.device, &target.session, false)
     }
 
     /// Whether the stream's work is done.

@@ -57,12 +57,17 @@ unavailable! {
 }
 
 fn refuse(name: &str, reason: &str, said: &AtomicBool) -> u32 {
+    say(name, reason, said);
+    error::record(CuError::NOT_SUPPORTED)
+}
+
+/// Says once why a call is not available.
+pub(crate) fn say(name: &str, reason: &str, said: &AtomicBool) {
     // The line obeys VGPU_LOG, which is read with the rest of the environment.
     crate::config::config();
     if !said.swap(true, Ordering::Relaxed) {
         crate::log::warn(format_args!("{name} is not available: {reason}"));
     }
-    error::record(CuError::NOT_SUPPORTED)
 }
 
 #[cfg(test)]

@@ -163,6 +163,13 @@ impl GpuDirect {
         }
     }
 
+    /// Learns of memory that was mapped before any call.
+    pub(super) fn mapped(&self, base: u64, bytes: u64) {
+        if self.device.network_unit() == NetworkUnit::Chunk {
+            self.begins(base, bytes);
+        }
+    }
+
     fn begins(&self, base: u64, bytes: u64) {
         self.lock().insert(base, Piece { bytes, registered: None });
     }

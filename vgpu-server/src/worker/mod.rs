@@ -17,7 +17,9 @@ mod verbs;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use cuda_types::CuError;
 use proto::calls::{self as table, Class};
@@ -172,10 +174,7 @@ pub fn serve(
     worker.gone.store(!matches!(end, SessionEnd::Farewell), Ordering::Release);
     worker.queue.end(!matches!(end, SessionEnd::Farewell));
     if matches!(end, SessionEnd::Farewell) {
-        // A panic of the issuer has been printed; the session is over either way.
-        let _ = issuer.join();
-        let _ = worker.device.cuCtxSynchronize();
-        worker.print(Outbox::send);
+        worker.finish(issuer, &link);
         outbox.close();
     }
     link.shutdown();
@@ -191,6 +190,9 @@ fn refuse(link: &dyn Link, reason: String) {
     // If the refusal does not arrive, the client sees the end of the link instead.
     let _ = link.send(&[&Refusal { reason }.frame()]);
 }
+
+/// What is mapped before the client asks: one unit of the device's memory management.
+const FIRST_CHUNK_BYTES: u64 = 2 << 20;
 
 /// What a session needs once calls may flow.
 type Parts = (Arc<dyn Link>, Arc<Outbox>, Transfers, transfers::Lander);
@@ -208,16 +210,28 @@ fn begin_session(
         refuse(&**link, format!("no staging memory: {error}"));
         SessionEnd::Device(error)
     })?;
+    // A device that has no memory left says so when the client asks for some.
+    let mapped = device.vgpuMemMap(begin.window_base, FIRST_CHUNK_BYTES);
+    if mapped.is_ok() {
+        options.usage.mapped(FIRST_CHUNK_BYTES);
+    }
     let (offer, host) = verbs::offer(begin.verbs, options.verbs.as_ref());
     let began = Began {
         staging_bytes: options.upload_bytes as u64,
         landing_bytes: options.download_bytes as u64,
         control_bytes: options.control_bytes,
+        mapped_bytes: if mapped.is_ok() { FIRST_CHUNK_BYTES } else { 0 },
         verbs: offer,
     };
     link.send(&[&began.frame()]).map_err(SessionEnd::Link)?;
     let link = verbs::settle(host, Arc::clone(link), frames)?;
-    let gpudirect = |landing| GpuDirect::start(options.gpudirect, device, &link, &begin, landing);
+    let gpudirect = |landing| {
+        let direct = GpuDirect::start(options.gpudirect, device, &link, &begin, landing)?;
+        if let (Some(direct), Ok(())) = (&direct, &mapped) {
+            direct.mapped(begin.window_base, FIRST_CHUNK_BYTES);
+        }
+        Ok(direct)
+    };
     let direct = DirectLink::exchange(&link, frames, lender.upload, lender.download, gpudirect)?;
     let outbox = Arc::new(Outbox::new(Arc::clone(&link)));
     let (transfers, lander) =
@@ -321,6 +335,30 @@ impl Worker {
             }
         }
         Ok(true)
+    }
+
+    /// Waits until all that the client has posted is done and printed, or until the client waits no more: what a stream
+    /// waits for may never come.
+    fn finish(self: &Arc<Self>, issuer: JoinHandle<()>, link: &Arc<dyn Link>) {
+        let (over, heard) = channel();
+        let worker = Arc::clone(self);
+        let done = over.clone();
+        std::thread::spawn(move || {
+            // A panic of the issuer has been printed; the session is over either way.
+            let _ = issuer.join();
+            let _ = worker.device.cuCtxSynchronize();
+            worker.print(Outbox::send);
+            // Nobody listens any more if the client has gone first.
+            let _ = done.send(());
+        });
+        let link = Arc::clone(link);
+        std::thread::spawn(move || {
+            // Nothing comes behind a farewell but the end.
+            let _ = link.receive(&mut [0]);
+            let _ = over.send(());
+        });
+        // Both threads send, so it cannot fail.
+        let _ = heard.recv();
     }
 
     /// An issuer thread: takes turns at the queue until nothing more comes.

@@ -3,9 +3,10 @@
 //! Posted calls that follow one another cost nothing here: time counts from the first that is queued to the last. The daemon
 //! asks over a socket, which a thread of its own answers; nobody who makes calls waits for it.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 pub struct Usage {
     start: Instant,
     history: Mutex<History>,
-    mapped_bytes: AtomicU64,
+    memory: Mutex<Memory>,
     /// Kernels were launched for which no call has waited yet: nobody here knows whether they run.
     unwaited: AtomicBool,
 }
@@ -31,7 +32,7 @@ impl Default for Usage {
         Usage {
             start: Instant::now(),
             history: Mutex::default(),
-            mapped_bytes: AtomicU64::new(0),
+            memory: Mutex::default(),
             unwaited: AtomicBool::new(false),
         }
     }
@@ -40,6 +41,10 @@ impl Default for Usage {
 impl Usage {
     fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody begins to make calls.
@@ -54,18 +59,16 @@ impl Usage {
         history.leave(self.start.elapsed());
     }
 
+    /// Memory was mapped before any call.
+    pub(crate) fn mapped(&self, bytes: u64) {
+        self.memory().mapped_bytes += bytes;
+    }
+
     /// A call has been made.
     pub(crate) fn made(&self, opcode: u16, arguments: &[u8]) {
-        // What cannot be read was refused by the call itself.
-        let bytes =
-            || arguments.get(8..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b));
         match opcode {
-            MEM_MAP => {
-                self.mapped_bytes.fetch_add(bytes(), Ordering::Relaxed);
-            }
-            MEM_UNMAP => {
-                self.mapped_bytes.fetch_sub(bytes(), Ordering::Relaxed);
-            }
+            // Begins and ends memory: the calls between are of the same chapter, and rare.
+            MEM_MAP | MEM_UNMAP | MEM_CREATE..=MEM_UNMAP_PHYSICAL => self.memory().follow(opcode, arguments),
             _ if opcode >> 8 == LAUNCH_CHAPTER => self.unwaited.store(true, Ordering::Relaxed),
             _ if super::may_wait(opcode) => self.unwaited.store(false, Ordering::Relaxed),
             _ => {}
@@ -78,7 +81,7 @@ impl Usage {
         // While a call waits for the device, it is busy.
         let is_known = history.active > 0 || !self.unwaited.load(Ordering::Relaxed);
         Report {
-            used_bytes: self.mapped_bytes.load(Ordering::Relaxed),
+            used_bytes: self.memory().mapped_bytes,
             busy_percent: is_known.then(|| history.share(self.start.elapsed())),
         }
     }
@@ -112,6 +115,67 @@ impl Report {
         let [question, percent, used @ ..] = *bytes;
         let busy_percent = (percent <= 100).then_some(percent);
         (question, Report { used_bytes: u64::from_le_bytes(used), busy_percent })
+    }
+}
+
+/// Memory that was taken from the device.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Of chunks and of physical memory together.
+    mapped_bytes: u64,
+    physical: BTreeMap<u64, Physical>,
+    /// The physical memory of each mapping, by its address.
+    mappings: BTreeMap<u64, u64>,
+}
+
+#[derive(Debug, Default)]
+struct Physical {
+    bytes: u64,
+    mappings: usize,
+    is_released: bool,
+}
+
+impl Memory {
+    /// Follows a call that was made: what cannot be read it has refused.
+    fn follow(&mut self, opcode: u16, arguments: &[u8]) {
+        let word = |at: usize| {
+            arguments.get(at..).and_then(|rest| rest.first_chunk()).map(|b| u64::from_le_bytes(*b))
+        };
+        let (first, second) = (word(0).unwrap_or(0), word(8).unwrap_or(0));
+        match opcode {
+            MEM_MAP => self.mapped_bytes += second,
+            MEM_UNMAP => self.mapped_bytes = self.mapped_bytes.saturating_sub(second),
+            MEM_CREATE => {
+                self.mapped_bytes += second;
+                self.physical.insert(first, Physical { bytes: second, ..Physical::default() });
+            }
+            MEM_RELEASE => self.change(first, |physical| physical.is_released = true),
+            MEM_MAP_PHYSICAL => {
+                let physical = word(24).unwrap_or(0);
+                self.mappings.insert(first, physical);
+                self.change(physical, |physical| physical.mappings += 1);
+            }
+            MEM_UNMAP_PHYSICAL => {
+                let inside = first..first.saturating_add(second);
+                let ended: Vec<(u64, u64)> =
+                    self.mappings.range(inside).map(|(address, physical)| (*address, *physical)).collect();
+                for (address, physical) in ended {
+                    self.mappings.remove(&address);
+                    self.change(physical, |physical| physical.mappings = physical.mappings.saturating_sub(1));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Changes what is known of physical memory. It is given back when it is released and mapped nowhere.
+    fn change(&mut self, number: u64, change: impl FnOnce(&mut Physical)) {
+        let Some(physical) = self.physical.get_mut(&number) else { return };
+        change(physical);
+        if physical.is_released && physical.mappings == 0 {
+            self.mapped_bytes = self.mapped_bytes.saturating_sub(physical.bytes);
+            self.physical.remove(&number);
+        }
     }
 }
 
@@ -182,6 +246,10 @@ const SLOT_COUNT: u32 = 20;
 
 const MEM_MAP: u16 = 0x0301;
 const MEM_UNMAP: u16 = 0x0302;
+const MEM_CREATE: u16 = 0x0306;
+const MEM_RELEASE: u16 = 0x0307;
+const MEM_MAP_PHYSICAL: u16 = 0x0308;
+const MEM_UNMAP_PHYSICAL: u16 = 0x0309;
 const LAUNCH_CHAPTER: u16 = 0x07;
 
 #[cfg(test)]
@@ -235,6 +303,25 @@ mod tests {
         usage.made(0x0503, &[]);
         usage.leave();
         assert!(usage.report().busy_percent.is_some());
+    }
+
+    #[test]
+    fn physical_memory_is_held_until_it_is_released_and_mapped_nowhere() {
+        let usage = Usage::default();
+        let made = |opcode, words: &[u64]| {
+            usage.made(opcode, &words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>());
+            usage.report().used_bytes >> 20
+        };
+        let mib = 1 << 20;
+        usage.mapped(2 * mib);
+        assert_eq!(made(MEM_CREATE, &[1, 4 * mib]), 6);
+        assert_eq!(made(MEM_CREATE, &[2, 8 * mib]), 14);
+        assert_eq!(made(MEM_MAP_PHYSICAL, &[0x1000 * mib, 2 * mib, 0, 1]), 14);
+        assert_eq!(made(MEM_MAP_PHYSICAL, &[0x1002 * mib, 2 * mib, 2 * mib, 1]), 14);
+        assert_eq!(made(MEM_RELEASE, &[2]), 6, "mapped nowhere");
+        assert_eq!(made(MEM_RELEASE, &[1]), 6, "mapped twice");
+        assert_eq!(made(MEM_UNMAP_PHYSICAL, &[0x1002 * mib, 2 * mib]), 6);
+        assert_eq!(made(MEM_UNMAP_PHYSICAL, &[0x1000 * mib, 2 * mib]), 2);
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl SoftGpu {
     }
 
     /// Checks one end of a copy.
-    fn end(&self, side: &Side3D, copy: &Copy3D) -> CuResult<End> {
+    fn end(&self, side: &Side3D, copy: &Copy3D, is_written: bool) -> CuResult<End> {
         let last = |start: u64, extent: u64| start.checked_add(extent - 1);
         let end = match side.kind {
             Side3D::DEVICE => {
@@ -141,7 +141,10 @@ impl SoftGpu {
                 if gaps && pitch < copy.width || copy.depth > 1 && height < copy.height {
                     return Err(CuError::INVALID_VALUE);
                 }
-                self.memory.check(start, bytes)?;
+                match is_written {
+                    true => self.memory.check_write(start, bytes)?,
+                    false => self.memory.check(start, bytes)?,
+                }
                 End::Memory { start, pitch, slice }
             }
             Side3D::ARRAY => {
@@ -234,7 +237,7 @@ impl ArrayCalls for SoftGpu {
         if copy.width == 0 || copy.height == 0 || copy.depth == 0 {
             return Ok(());
         }
-        let (dst, src) = (self.end(&copy.dst, &copy)?, self.end(&copy.src, &copy)?);
+        let (dst, src) = (self.end(&copy.dst, &copy, true)?, self.end(&copy.src, &copy, false)?);
         let width = length(copy.width)?;
         let bytes = copy.width.saturating_mul(copy.height).saturating_mul(copy.depth);
         self.work(stream, length(bytes)?, move || {

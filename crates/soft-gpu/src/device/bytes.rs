@@ -5,6 +5,7 @@
 //! bytes meanwhile: that is a race of the program, whose outcome CUDA leaves open, so bytes are moved as raw memory.
 
 use std::ptr;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use cuda_types::HostSpan;
 
@@ -46,6 +47,24 @@ pub(super) unsafe fn store(dst: u64, src: &[u8]) {
 pub(super) unsafe fn load(dst: &mut [u8], src: u64) {
     // SAFETY: the caller's promise.
     unsafe { ptr::copy(pointer(src), dst.as_mut_ptr(), dst.len()) }
+}
+
+/// A word that others may be writing.
+///
+/// # Safety
+/// As for [`copy`], and the address is a multiple of 4.
+pub(super) unsafe fn word_32<'a>(address: u64) -> &'a AtomicU32 {
+    // SAFETY: the caller's promise.
+    unsafe { AtomicU32::from_ptr(pointer(address).cast()) }
+}
+
+/// As [`word_32`], for 64 bits.
+///
+/// # Safety
+/// As for [`copy`], and the address is a multiple of 8.
+pub(super) unsafe fn word_64<'a>(address: u64) -> &'a AtomicU64 {
+    // SAFETY: the caller's promise.
+    unsafe { AtomicU64::from_ptr(pointer(address).cast()) }
 }
 
 /// Repeats a pattern of 1, 2 or 4 bytes `count` times.

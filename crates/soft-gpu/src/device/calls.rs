@@ -17,7 +17,9 @@ use proto::{
 
 use super::array::Reachable;
 use super::engine::{Launch, RunContext};
+use super::memory::Access;
 use super::queue::Operation;
+use super::value::Word;
 use super::{SoftGpu, bytes, facts};
 
 /// Up to here an operation on an idle stream runs on the thread that submits it.
@@ -80,7 +82,7 @@ impl SoftGpu {
         if bytes == 0 {
             return Ok(());
         }
-        self.memory.check(dst.0, bytes)?;
+        self.memory.check_write(dst.0, bytes)?;
         if !dst.0.is_multiple_of(N as u64) {
             return Err(CuError::INVALID_VALUE);
         }
@@ -121,8 +123,47 @@ impl MemoryCalls for SoftGpu {
         Ok(self.memory.info())
     }
 
+    fn vgpuMemCreate(&self, physical: u64, bytes: u64) -> CuResult<()> {
+        self.queues.check()?;
+        self.memory.create_physical(physical, bytes)
+    }
+
+    fn vgpuMemRelease(&self, physical: u64) -> CuResult<()> {
+        self.memory.release_physical(physical)
+    }
+
+    fn vgpuMemMapPhysical(&self, address: u64, bytes: u64, offset: u64, physical: u64) -> CuResult<()> {
+        self.queues.check()?;
+        self.memory.map_physical(address, bytes, offset, physical)
+    }
+
+    fn vgpuMemUnmapPhysical(&self, address: u64, bytes: u64) -> CuResult<()> {
+        // Nothing may use the range any more; if the context is broken, nothing runs.
+        let done = self.queues.synchronize();
+        self.memory.unmap_physical(address, bytes)?;
+        self.forget_freed();
+        done
+    }
+
+    fn vgpuMemSetAccess(&self, address: u64, bytes: u64, access: u32) -> CuResult<()> {
+        let access = match access {
+            0 => Access::None,
+            1 => Access::Read,
+            3 => Access::Write,
+            _ => return Err(CuError::INVALID_VALUE),
+        };
+        if !self.memory.loses_access(address, bytes, access)? {
+            return self.memory.set_access(address, bytes, access);
+        }
+        // What was posted before has been checked for the access that it is about to lose.
+        let done = self.queues.synchronize();
+        self.memory.set_access(address, bytes, access)?;
+        self.forget_freed();
+        done
+    }
+
     fn cuMemcpyHtoD_v2(&self, dst: CUdeviceptr, src: &[u8], stream: CUstream) -> CuResult<()> {
-        self.memory.check(dst.0, src.len() as u64)?;
+        self.memory.check_write(dst.0, src.len() as u64)?;
         let captured = src.to_vec();
         self.work(stream, src.len(), move || {
             // SAFETY: the range was checked above and stays until the stream has passed.
@@ -160,7 +201,7 @@ impl MemoryCalls for SoftGpu {
         if bytes == 0 {
             return Ok(());
         }
-        self.memory.check(dst.0, bytes)?;
+        self.memory.check_write(dst.0, bytes)?;
         self.memory.check(src.0, bytes)?;
         let length = length(bytes)?;
         self.work(stream, length, move || {
@@ -178,7 +219,7 @@ impl MemoryCalls for SoftGpu {
             return Err(CuError::INVALID_VALUE);
         }
         let extent = |pitch: u64| pitch.checked_mul(copy.height - 1)?.checked_add(copy.width);
-        self.memory.check(copy.dst.0, extent(copy.dst_pitch).ok_or(CuError::INVALID_VALUE)?)?;
+        self.memory.check_write(copy.dst.0, extent(copy.dst_pitch).ok_or(CuError::INVALID_VALUE)?)?;
         self.memory.check(copy.src.0, extent(copy.src_pitch).ok_or(CuError::INVALID_VALUE)?)?;
         let width = length(copy.width)?;
         self.work(stream, length(copy.width.saturating_mul(copy.height))?, move || {
@@ -217,7 +258,7 @@ impl MemoryCalls for SoftGpu {
             return Ok(());
         }
         let extent = pitch.checked_mul(height - 1).and_then(|bytes| bytes.checked_add(width));
-        self.memory.check(dst.0, extent.filter(|_| width <= pitch).ok_or(CuError::INVALID_VALUE)?)?;
+        self.memory.check_write(dst.0, extent.filter(|_| width <= pitch).ok_or(CuError::INVALID_VALUE)?)?;
         let bytes = length(width)?;
         self.work(stream, length(width.saturating_mul(height))?, move || {
             for row in 0..height {
@@ -235,7 +276,10 @@ impl SoftGpu {
         match Image::classify(image).map_err(|_| CuError::INVALID_IMAGE)? {
             Image::Ptx(text) => Ok(text.into()),
             Image::Fatbin(container) => {
-                let entry = container.best_ptx(self.options.capability).ok_or(CuError::NO_BINARY_FOR_GPU)?;
+                // Text for newer devices runs here too, as far as its instructions are known: of several the oldest.
+                let newer = || container.ptx_images().min_by_key(|entry| entry.arch());
+                let entry = container.best_ptx(self.options.capability).or_else(newer);
+                let entry = entry.ok_or(CuError::NO_BINARY_FOR_GPU)?;
                 Ok(entry.ptx().map_err(|_| CuError::INVALID_IMAGE)?.into())
             }
             // Machine code of a real GPU: nothing here can run it.
@@ -331,6 +375,46 @@ impl StreamCalls for SoftGpu {
 
     fn cuStreamWaitEvent(&self, stream: CUstream, event: CUevent, _: u32) -> CuResult<()> {
         self.queues.wait_event(stream, event)
+    }
+
+    fn cuStreamWaitValue32_v2(
+        &self,
+        stream: CUstream,
+        addr: CUdeviceptr,
+        value: u32,
+        flags: u32,
+    ) -> CuResult<()> {
+        self.await_word(stream, addr, Word::Half(value), flags)
+    }
+
+    fn cuStreamWaitValue64_v2(
+        &self,
+        stream: CUstream,
+        addr: CUdeviceptr,
+        value: u64,
+        flags: u32,
+    ) -> CuResult<()> {
+        self.await_word(stream, addr, Word::Whole(value), flags)
+    }
+
+    fn cuStreamWriteValue32_v2(
+        &self,
+        stream: CUstream,
+        addr: CUdeviceptr,
+        value: u32,
+        flags: u32,
+    ) -> CuResult<()> {
+        self.write_word(stream, addr, Word::Half(value), flags)
+    }
+
+    fn cuStreamWriteValue64_v2(
+        &self,
+        stream: CUstream,
+        addr: CUdeviceptr,
+        value: u64,
+        flags: u32,
+    ) -> CuResult<()> {
+        self.write_word(stream, addr, Word::Whole(value), flags)
     }
 }
 
@@ -440,7 +524,7 @@ impl Device for SoftGpu {
     }
 
     fn cuMemcpyHtoDAsync_v2(&self, dst: CUdeviceptr, src: HostSpan, stream: CUstream) -> CuResult<()> {
-        self.memory.check(dst.0, src.len() as u64)?;
+        self.memory.check_write(dst.0, src.len() as u64)?;
         self.work(stream, src.len(), move || {
             // SAFETY: the range was checked above and stays until the stream has passed.
             unsafe { bytes::store(dst.0, src.read()) };

@@ -60,6 +60,9 @@ const TEXTURES: [(usize, i32); 41] = [
     (77, 32_768), // mipmaps
 ];
 
+/// Streams write and wait for values of 32 and 64 bits, with every condition; the numbers of both versions of these calls.
+const STREAM_VALUES: [(usize, i32); 5] = [(92, 1), (93, 1), (94, 1), (122, 1), (123, 1)];
+
 fn multiprocessors(options: &SoftOptions) -> i32 {
     i32::try_from(options.threads.max(2)).unwrap_or(i32::MAX)
 }
@@ -108,6 +111,7 @@ pub(super) fn device(options: &SoftOptions, ordinal: u32) -> DeviceFacts {
         (A::COOPERATIVE_LAUNCH, 1),
         (A::MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, SHARED_PER_MULTIPROCESSOR - SHARED_RESERVED),
         (A::HOST_REGISTER_SUPPORTED, 1),
+        (A::VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 1),
         (A::MAX_BLOCKS_PER_MULTIPROCESSOR, BLOCKS_PER_MULTIPROCESSOR),
         (A::RESERVED_SHARED_MEMORY_PER_BLOCK, SHARED_RESERVED),
     ] {
@@ -115,7 +119,7 @@ pub(super) fn device(options: &SoftOptions, ordinal: u32) -> DeviceFacts {
             *slot = Some(value);
         }
     }
-    for (attribute, value) in TEXTURES {
+    for (attribute, value) in TEXTURES.into_iter().chain(STREAM_VALUES) {
         if let Some(slot) = attributes.get_mut(attribute) {
             *slot = Some(value);
         }

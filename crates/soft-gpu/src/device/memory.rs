@@ -3,11 +3,16 @@
 //! A device address is the address of the bytes in this process, so generated code uses it as it is. Pages that no
 //! allocation covers are inaccessible: a kernel that goes there takes a fault which the grid runner turns into
 //! `CUDA_ERROR_ILLEGAL_ADDRESS`, and copies are checked against the allocations before they are begun.
+//!
+//! Physical memory of its own (`cuMemCreate`) is in [`physical`]: it shares the window and the count of bytes.
+
+mod physical;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cuda_types::{CuError, CuResult};
+use physical::Physical;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 /// Bytes of a page; the window and its chunks are multiples of far more.
@@ -28,6 +33,15 @@ struct State {
     used: u64,
     /// Variables of modules, outside the window: address -> bytes.
     variables: BTreeMap<u64, u64>,
+    physical: Physical,
+}
+
+/// What work is about to do with memory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Access {
+    None,
+    Read,
+    Write,
 }
 
 impl Memory {
@@ -78,7 +92,7 @@ impl Memory {
         if !inside || bytes == 0 || !address.is_multiple_of(PAGE) || !bytes.is_multiple_of(PAGE) {
             return Err(CuError::INVALID_VALUE);
         }
-        if overlaps(&state.chunks, address, bytes) {
+        if overlaps(&state.chunks, address, bytes) || state.physical.is_mapped(address, bytes) {
             return Err(CuError::ALREADY_MAPPED);
         }
         if bytes > self.total - state.used {
@@ -151,14 +165,26 @@ impl Memory {
         self.lock().variables.remove(&address);
     }
 
-    /// Whether the range lies in one allocation or variable.
+    /// Whether the range lies in one allocation or variable, or in mappings side by side that can be read.
     pub(crate) fn check(&self, address: u64, bytes: u64) -> CuResult<()> {
+        self.check_for(Access::Read, address, bytes)
+    }
+
+    /// As [`check`](Memory::check), for bytes that will be written.
+    pub(crate) fn check_write(&self, address: u64, bytes: u64) -> CuResult<()> {
+        self.check_for(Access::Write, address, bytes)
+    }
+
+    fn check_for(&self, access: Access, address: u64, bytes: u64) -> CuResult<()> {
         let state = self.lock();
         let holds = |ranges: &BTreeMap<u64, u64>| {
             let found = ranges.range(..=address).next_back();
             found.is_some_and(|(start, length)| contains((*start, *length), address, bytes))
         };
-        (holds(&state.allocations) || holds(&state.variables)).then_some(()).ok_or(CuError::INVALID_VALUE)
+        let allows = || state.physical.allows(access, address, bytes);
+        (holds(&state.allocations) || holds(&state.variables) || allows())
+            .then_some(())
+            .ok_or(CuError::INVALID_VALUE)
     }
 }
 

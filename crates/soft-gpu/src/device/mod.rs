@@ -6,6 +6,7 @@
 //! * `memory`: the window and the allocations
 //! * `array`: arrays, textures, surfaces
 //! * `bytes`: the copies themselves
+//! * `value`: words of memory that streams write and wait for
 //! * `facts`: what it says of itself
 //! * `calls`: the chapters of the call table
 
@@ -16,6 +17,7 @@ pub mod engine;
 mod facts;
 mod memory;
 mod queue;
+mod value;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -11,10 +11,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cuda_types::{CUevent, CUstream, CuError, CuResult};
 use proto::device::Callback;
+
+use super::value::Awaited;
 
 /// What a stream does.
 pub(crate) enum Operation {
@@ -26,6 +28,8 @@ pub(crate) enum Operation {
     Callback(Callback),
     /// Waits until a gate is open.
     Gate(u64),
+    /// Waits until a word of device memory meets a condition.
+    Value(Awaited),
     /// Only waits for its dependencies.
     Nothing,
 }
@@ -76,6 +80,8 @@ struct Event {
 /// The legacy default stream's key.
 const LEGACY: u64 = 1;
 /// `CU_STREAM_NON_BLOCKING`, `CU_EVENT_DISABLE_TIMING`.
+/// How often a stream looks at a word that it waits for: kernels and other streams write it without telling.
+const LOOK_EVERY: Duration = Duration::from_micros(100);
 const NON_BLOCKING: u32 = 1;
 const DISABLE_TIMING: u32 = 2;
 
@@ -106,7 +112,16 @@ impl State {
             Operation::Gate(gate) => self.gates.get(gate).copied().unwrap_or(true),
             _ => true,
         };
-        open && first.after.iter().all(|position| self.reached(*position))
+        if !open || !first.after.iter().all(|position| self.reached(*position)) {
+            return false;
+        }
+        if let Operation::Value(awaited) = &first.operation { awaited.is_met() } else { true }
+    }
+
+    /// Whether a stream waits for a word, of whose change nobody tells.
+    fn must_look(&self, id: u64) -> bool {
+        let first = self.streams.get(&id).and_then(|stream| stream.pending.front());
+        first.is_some_and(|first| matches!(first.operation, Operation::Value(_)))
     }
 
     fn is_idle(&self) -> bool {
@@ -241,7 +256,12 @@ impl Queues {
                 state.streams.remove(&id);
                 return;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = if state.must_look(id) {
+                let waited = self.changed.wait_timeout(state, LOOK_EVERY);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+            };
         }
     }
 
@@ -263,7 +283,7 @@ impl Queues {
                 callback(broken.map_or(Ok(()), Err));
                 Ok(())
             }
-            Operation::Work(_) | Operation::Gate(_) | Operation::Nothing => Ok(()),
+            Operation::Work(_) | Operation::Gate(_) | Operation::Value(_) | Operation::Nothing => Ok(()),
         };
         let mut state = self.lock();
         if let Err(error) = outcome {

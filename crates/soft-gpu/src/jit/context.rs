@@ -36,6 +36,14 @@ pub(crate) struct ThreadContext {
     pub(crate) local_base: u64,
     pub(crate) local_bytes: u64,
     pub(crate) local_top: u64,
+    /// In regions: the local memory and the record of the block's first thread.
+    pub(crate) local_arena: u64,
+    pub(crate) records: u64,
+    pub(crate) job: Job,
+    /// In regions: the place in its block of a thread that is about to be judged, and of the one that faulted plus 1.
+    pub(crate) at: u32,
+    pub(crate) culprit: u32,
+    pub(crate) regions: *const Regions,
     /// The coroutine's stack, where parameters of calls lie.
     pub(crate) stack_limit: u64,
     pub(crate) stack_base: u64,
@@ -53,11 +61,75 @@ pub(crate) struct ThreadContext {
     pub(crate) texture: TextureWords,
 }
 
+/// What the coroutine of a block that runs in regions is to do next, and what came of it.
+#[derive(Clone, Copy, Default, Debug)]
+#[repr(C)]
+pub(crate) struct Job {
+    /// The region, and the threads.
+    pub(crate) region: u32,
+    pub(crate) first: u32,
+    pub(crate) last: u32,
+    /// The point that all of them have come to, or [`MIXED`].
+    pub(crate) outcome: u32,
+}
+
+/// Outcome of a thread that is over.
+pub(crate) const EXITED: u32 = 0;
+/// The threads have come to different points; each record tells.
+pub(crate) const MIXED: u32 = u32::MAX;
+
+/// A kernel as regions, see `compiler::regions`.
+#[derive(Default, Debug)]
+pub(crate) struct Regions {
+    /// `extern "C" fn(*mut ThreadContext, first: u32, last: u32) -> u32`: runs threads from a point to the next.
+    pub(crate) entries: Vec<usize>,
+    /// What is waited for at each point.
+    pub(crate) waits: Vec<Wait>,
+    /// Regions that come to operations of a warp, and so run warp by warp.
+    pub(crate) by_warp: Vec<bool>,
+    pub(crate) record_bytes: u32,
+}
+
+/// What a thread waits for at a point; the rest is in its record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wait {
+    /// All threads of the block, at the barrier of this number.
+    Whole(u32),
+    /// `bar` of any form.
+    Barrier,
+    /// `bar.arrive`
+    Arrive,
+    /// A warp operation.
+    Warp,
+    ActiveMask,
+    /// An access to volatile shared memory, which is done: the warp keeps in step.
+    Step,
+}
+
+/// A thread of a region between two points; registers follow.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct Record {
+    /// The point that it has come to.
+    pub(crate) outcome: u32,
+    /// The answer.
+    pub(crate) predicate: u32,
+    pub(crate) result: u64,
+    /// The request: a warp operation with its mask, or the number, count and reduction of a barrier.
+    pub(crate) value: u64,
+    pub(crate) mask: u32,
+    pub(crate) b: u32,
+    pub(crate) c: u32,
+    pub(crate) op: u32,
+}
+
 /// What a suspended thread waits for.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Request {
     /// Nothing: it was not suspended by a request.
     None,
+    /// The coroutine of a block has done its job.
+    Done,
     /// It spins: let others run.
     Spin,
     /// It accessed volatile shared memory: keep the warp in step.

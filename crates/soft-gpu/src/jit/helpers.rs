@@ -27,7 +27,10 @@ unsafe fn ask(ctx: *mut ThreadContext, request: Request) -> u64 {
 /// Ends the thread, and with a fault the grid. Never returns.
 pub(crate) unsafe extern "C" fn fault(ctx: *mut ThreadContext, code: u32) {
     // SAFETY: generated code passes its own context.
-    unsafe { ask(ctx, Request::Leave(Exit::Fault(code))) };
+    unsafe {
+        (*ctx).culprit = (*ctx).at + 1;
+        ask(ctx, Request::Leave(Exit::Fault(code)));
+    }
 }
 
 /// `exit` in a function that was called. Never returns.

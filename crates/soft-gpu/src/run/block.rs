@@ -1,4 +1,4 @@
-//! The threads of a block as coroutines, and what they wait for.
+//! The threads of a block, and what they wait for.
 //!
 //! A turn runs every lane of every warp that can run, until all wait or are over; warp operations are answered as soon
 //! as their members have met, barriers when the warps have had their turn. Exited threads count as arrived. A thread
@@ -7,8 +7,9 @@
 use cuda_types::CuError;
 
 use crate::jit::Exit;
-use crate::jit::context::{Reduce, Request, WarpOp};
+use crate::jit::context::{EXITED, MIXED, Reduce, Request, WarpOp};
 
+use super::crew::Crew;
 use super::fiber::{self, Fiber, Paused};
 use super::grid::{BlockMemory, Grid};
 use super::warp::{self, Lane};
@@ -52,9 +53,17 @@ struct Barrier {
     sum: u32,
 }
 
+/// Who runs the threads.
+enum Runner {
+    /// A coroutine for each.
+    Fibers(Vec<Fiber>),
+    /// One for all, which runs them from point to point; and the point at which each of them is.
+    Crew(Crew, Vec<u32>),
+}
+
 /// A block that is running.
 pub(super) struct Block {
-    fibers: Vec<Fiber>,
+    runner: Runner,
     status: Vec<Status>,
     lanes: Vec<Lane>,
     barriers: [Barrier; BARRIERS],
@@ -64,7 +73,7 @@ pub(super) struct Block {
     faulted: Option<(usize, u32)>,
     stack_bytes: usize,
     /// Kept as long as the threads that use it.
-    _memory: BlockMemory,
+    memory: BlockMemory,
 }
 
 impl Block {
@@ -74,9 +83,19 @@ impl Block {
         let contexts = (0..grid.threads()).map(|thread| grid.context(index, thread, &memory));
         let fibers = Fiber::start(contexts, grid.entry(), stack_bytes)
             .map_err(|_| CuError::LAUNCH_OUT_OF_RESOURCES)?;
-        let threads = fibers.len();
-        Ok(Block {
-            fibers,
+        Ok(Block::with(Runner::Fibers(fibers), index, stack_bytes, memory, grid.threads()))
+    }
+
+    /// A place for the blocks of a grid that runs in regions, one after the other.
+    pub(super) fn in_regions(grid: &Grid) -> Result<Block, CuError> {
+        let memory = grid.block_memory();
+        let runner = Runner::Crew(Crew::new(grid, &memory)?, vec![0; grid.threads()]);
+        Ok(Block::with(runner, 0, grid.stack_bytes(), memory, grid.threads()))
+    }
+
+    fn with(runner: Runner, index: u64, stack_bytes: usize, memory: BlockMemory, threads: usize) -> Block {
+        Block {
+            runner,
             status: vec![Status::Ready; threads],
             lanes: vec![Lane::default(); threads.next_multiple_of(32)],
             barriers: [Barrier::default(); BARRIERS],
@@ -84,8 +103,34 @@ impl Block {
             index,
             faulted: None,
             stack_bytes,
-            _memory: memory,
-        })
+            memory,
+        }
+    }
+
+    /// Runs block `index` of a grid that runs in regions, from its first thread's start to its last one's end.
+    pub(super) fn run(&mut self, grid: &Grid, index: u64) -> Turn {
+        let threads = self.status.len();
+        let Runner::Crew(crew, points) = &mut self.runner else {
+            return Turn::Fault(CuError::LAUNCH_FAILED.0);
+        };
+        crew.begin(grid, index);
+        self.memory.clear();
+        self.index = index;
+        // Most blocks are done when all threads have run from the top.
+        match crew.run(0, 0, threads) {
+            Ok(EXITED) => return Turn::Finished,
+            Err(code) => {
+                self.accuse();
+                return Turn::Fault(code);
+            }
+            Ok(outcome) => {
+                points.fill(0);
+                self.barriers = [Barrier::default(); BARRIERS];
+                self.live = u32::try_from(threads).unwrap_or(u32::MAX);
+                self.arrive(0..threads, outcome);
+            }
+        }
+        self.turn()
     }
 
     /// The block's number in the grid; the thread that faulted, if one did, and its line.
@@ -96,11 +141,20 @@ impl Block {
     /// Gives every thread that can run its turn.
     pub(super) fn turn(&mut self) -> Turn {
         loop {
-            let mut moved = false;
+            let mut moved = match self.run_together() {
+                Ok(ran) => ran,
+                Err(code) => {
+                    self.accuse();
+                    return Turn::Fault(code);
+                }
+            };
             for warp in 0..self.status.len().div_ceil(32) {
                 match self.run_warp(warp) {
                     Ok(ran) => moved |= ran,
-                    Err(code) => return Turn::Fault(code),
+                    Err(code) => {
+                        self.accuse();
+                        return Turn::Fault(code);
+                    }
                 }
             }
             if self.live == 0 {
@@ -124,16 +178,26 @@ impl Block {
         }
     }
 
+    /// Notes which thread of regions brought a fault.
+    fn accuse(&mut self) {
+        if let Runner::Crew(crew, _) = &mut self.runner {
+            self.faulted = crew.culprit().map(|thread| (thread, 0));
+        }
+    }
+
     /// Runs the lanes of a warp until none can run; whether any did.
     fn run_warp(&mut self, warp: usize) -> Result<bool, u32> {
         let lanes = warp * 32..self.status.len().min(warp * 32 + 32);
         let mut moved = false;
         loop {
             let mut ran = false;
-            for thread in lanes.clone() {
+            let mut thread = lanes.start;
+            while thread < lanes.end {
                 if self.status[thread] == Status::Ready {
                     ran = true;
-                    self.run_thread(thread)?;
+                    thread = self.run_thread(thread, lanes.end)?;
+                } else {
+                    thread += 1;
                 }
             }
             moved |= ran;
@@ -144,19 +208,59 @@ impl Block {
         }
     }
 
-    fn run_thread(&mut self, thread: usize) -> Result<(), u32> {
-        match self.fibers[thread].resume() {
+    /// Runs the whole block if all its threads are at the same point.
+    fn run_together(&mut self) -> Result<bool, u32> {
+        let Runner::Crew(crew, points) = &mut self.runner else { return Ok(false) };
+        let together = self.status.iter().all(|status| *status == Status::Ready)
+            && points.iter().all(|point| *point == points[0]);
+        if together {
+            let outcome = crew.run(points[0], 0, points.len())?;
+            self.arrive(0..self.status.len(), outcome);
+        }
+        Ok(together)
+    }
+
+    /// Writes down where a range of threads has come to.
+    fn arrive(&mut self, range: std::ops::Range<usize>, outcome: u32) {
+        for thread in range {
+            let Runner::Crew(crew, points) = &mut self.runner else { return };
+            let point = if outcome == MIXED { crew.outcome(thread) } else { outcome };
+            points[thread] = point;
+            if point == EXITED {
+                self.status[thread] = Status::Over;
+                self.live -= 1;
+            } else {
+                let request = crew.request(thread, point);
+                self.status[thread] = self.take(thread, request);
+            }
+        }
+    }
+
+    /// Runs a thread; in regions also those after it, up to `end`, that are at the same point. Answers the next one.
+    fn run_thread(&mut self, thread: usize, end: usize) -> Result<usize, u32> {
+        let fiber = match &mut self.runner {
+            Runner::Fibers(fibers) => &mut fibers[thread],
+            Runner::Crew(crew, points) => {
+                let same =
+                    |other: &usize| self.status[*other] == Status::Ready && points[*other] == points[thread];
+                let end = (thread..end).find(|other| !same(other)).unwrap_or(end);
+                let outcome = crew.run(points[thread], thread, end)?;
+                self.arrive(thread..end, outcome);
+                return Ok(end);
+            }
+        };
+        match fiber.resume() {
             Paused::Ended(Exit::Finished) => {
                 self.status[thread] = Status::Over;
                 self.live -= 1;
             }
             Paused::Ended(Exit::Fault(code)) => {
-                self.faulted = Some((thread, self.fibers[thread].line()));
+                self.faulted = Some((thread, fiber.line()));
                 return Err(code);
             }
             Paused::Asks(request) => self.status[thread] = self.take(thread, request),
         }
-        Ok(())
+        Ok(thread + 1)
     }
 
     /// Writes down what a thread asks for.
@@ -192,7 +296,7 @@ impl Block {
                 Status::AtWarp { mask, op }
             }
             Request::ActiveMask { place } => Status::AtActiveMask(place),
-            Request::None | Request::Step | Request::Leave(_) => Status::Ready,
+            Request::None | Request::Done | Request::Step | Request::Leave(_) => Status::Ready,
         }
     }
 
@@ -222,6 +326,15 @@ impl Block {
         answered
     }
 
+    /// Lets a thread that waits go on with an answer.
+    fn answer(&mut self, thread: usize, result: u64, predicate: bool) {
+        match &mut self.runner {
+            Runner::Fibers(fibers) => fibers[thread].answer(result, predicate),
+            Runner::Crew(crew, _) => crew.answer(thread, result, predicate),
+        }
+        self.status[thread] = Status::Ready;
+    }
+
     fn answer_lanes(&mut self, lanes: std::ops::Range<usize>, op: WarpOp, present: u32) {
         let mut brought = [Lane::default(); 32];
         brought[..lanes.len()].copy_from_slice(&self.lanes[lanes.clone()]);
@@ -231,8 +344,7 @@ impl Block {
         for (lane, thread) in (0_u32..).zip(lanes) {
             if present >> lane & 1 == 1 {
                 let (result, predicate) = warp::answer(op, lane, present, &brought);
-                self.fibers[thread].answer(result, predicate);
-                self.status[thread] = Status::Ready;
+                self.answer(thread, result, predicate);
             }
         }
     }
@@ -249,8 +361,7 @@ impl Block {
         let mask = mask.fold(0, |mask, (lane, _)| mask | 1_u64 << lane);
         for thread in lanes {
             if here(self.status[thread]) {
-                self.fibers[thread].answer(mask, true);
-                self.status[thread] = Status::Ready;
+                self.answer(thread, mask, true);
             }
         }
         true
@@ -281,8 +392,7 @@ impl Block {
             };
             for thread in 0..self.status.len() {
                 if self.status[thread] == Status::AtBarrier(u32::try_from(id).unwrap_or(0)) {
-                    self.fibers[thread].answer(result, true);
-                    self.status[thread] = Status::Ready;
+                    self.answer(thread, result, true);
                     released = true;
                 }
             }
@@ -313,9 +423,9 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        for fiber in &mut self.fibers {
-            fiber.abandon();
+        if let Runner::Fibers(fibers) = &mut self.runner {
+            fibers.iter_mut().for_each(Fiber::abandon);
+            fiber::recycle(fibers, self.stack_bytes);
         }
-        fiber::recycle(&mut self.fibers, self.stack_bytes);
     }
 }

@@ -115,6 +115,12 @@ impl Fiber {
         }
     }
 
+    /// Looks at the context of a coroutine that is suspended, over or not yet started.
+    pub(super) fn with_context<T>(&mut self, look: impl FnOnce(&mut ThreadContext) -> T) -> T {
+        // SAFETY: while it is suspended nobody else uses its context, and `&mut self` keeps it from being resumed.
+        look(unsafe { &mut *self.context })
+    }
+
     /// The line that it has come to, in a kernel that is checked; else 0.
     pub(super) fn line(&self) -> u32 {
         // SAFETY: the coroutine is suspended or over, so nobody else uses its context.

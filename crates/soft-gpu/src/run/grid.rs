@@ -6,15 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cuda_types::{CuError, Dim3};
 
-use crate::jit::Exit;
 use crate::jit::compiler::{CompiledKernel, Limits, Lowering};
-use crate::jit::context::{Request, ThreadContext};
+use crate::jit::context::{Job, Request, ThreadContext};
 use crate::jit::texture::TextureWords;
 use crate::texture::object::Objects;
 
 use super::arena::Arena;
 use super::block::{Block, Turn};
-use super::fiber::{self, Fiber, Paused};
 use super::trap;
 
 /// Blocks that one CPU thread keeps at once when they wait for each other.
@@ -128,6 +126,15 @@ pub(crate) struct LaunchRequest<'a> {
 pub(super) struct BlockMemory {
     shared: Vec<u128>,
     local: Vec<u128>,
+    /// What threads that run in regions keep between two points.
+    records: Vec<u128>,
+}
+
+impl BlockMemory {
+    /// As a new block finds it.
+    pub(super) fn clear(&mut self) {
+        self.shared.fill(0);
+    }
 }
 
 fn words(bytes: u64) -> Vec<u128> {
@@ -222,7 +229,7 @@ impl Grid {
         let _ = self.fault.compare_exchange(0, code, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// A thread ended with a fault. In a loop over threads it is not known which of the block it was.
+    /// A thread ended with a fault. In regions it is not always known which of the block it was.
     pub(super) fn fail_in(&self, code: u32, block: u64, thread: Option<(usize, u32)>) {
         let (grid, shape) = (self.grid, self.block);
         let place = |linear: u64, x: u32, y: u32| {
@@ -247,26 +254,35 @@ impl Grid {
     fn work(&self, cooperative: bool) {
         trap::prepare_thread();
         match self.kernel.lowering {
-            Lowering::Loop => self.work_in_loops(),
+            Lowering::Regions => self.work_in_regions(),
             Lowering::Fibers => self.work_in_fibers(cooperative),
         }
     }
 
-    fn work_in_loops(&self) {
-        let mut memory = self.block_memory(1);
-        while let Some(index) = self.next_block().filter(|_| !self.over()) {
-            let context = std::iter::once(self.context(index, 0, &memory));
-            let Ok(mut fibers) = Fiber::start(context, self.entry(), self.stack_bytes) else {
-                return self.fail(CuError::LAUNCH_OUT_OF_RESOURCES.0);
-            };
-            match fibers[0].resume() {
-                Paused::Ended(Exit::Finished) => {}
-                Paused::Ended(Exit::Fault(code)) => self.fail_in(code, index, None),
-                // A loop has nothing to wait for; nanosleep and the like are nothing to it.
-                Paused::Asks(_) => self.fail(CuError::LAUNCH_FAILED.0),
+    fn work_in_regions(&self) {
+        let mut block = match Block::in_regions(self) {
+            Ok(block) => block,
+            Err(error) => return self.fail(error.0),
+        };
+        // Nothing in a region waits for another block, so several can be taken at once.
+        let blocks = u64::try_from(self.grid.count()).unwrap_or(u64::MAX);
+        let several = (blocks / self.workers as u64 / 64).clamp(1, 16);
+        loop {
+            let first = self.next.fetch_add(several, Ordering::Relaxed);
+            for index in first..first.saturating_add(several).min(blocks) {
+                if self.over() {
+                    return;
+                }
+                match block.run(self, index) {
+                    Turn::Finished => {}
+                    Turn::Fault(code) => return self.fail_in(code, index, block.place().1),
+                    // Regions do not spin.
+                    Turn::Spinning => return self.fail(CuError::LAUNCH_FAILED.0),
+                }
             }
-            fiber::recycle(&mut fibers, self.stack_bytes);
-            memory.shared.fill(0);
+            if first >= blocks {
+                return;
+            }
         }
     }
 
@@ -280,7 +296,7 @@ impl Grid {
             }
             while resident.len() < limit {
                 let Some(index) = self.next_block() else { break };
-                match Block::new(self, index, self.block_memory(self.threads())) {
+                match Block::new(self, index, self.block_memory()) {
                     Ok(block) => resident.push_back(block),
                     Err(error) => return self.fail(error.0),
                 }
@@ -316,18 +332,29 @@ impl Grid {
         self.stack_bytes
     }
 
-    /// Memory for a block in which `threads` threads are alive at once.
-    fn block_memory(&self, threads: usize) -> BlockMemory {
+    pub(super) fn block_memory(&self) -> BlockMemory {
+        let regions = &self.kernel.regions;
+        // Threads that never wait are alive one after the other.
+        let alone = self.kernel.lowering == Lowering::Regions && regions.entries.len() == 1;
+        let (threads, alive) = (self.threads() as u64, if alone { 1 } else { self.threads() as u64 });
         BlockMemory {
             shared: words(u64::from(self.shared_bytes)),
-            local: words(self.local_bytes.next_multiple_of(16) * threads as u64),
+            local: words(self.local_bytes.next_multiple_of(16) * alive),
+            records: words(u64::from(regions.record_bytes) * threads),
         }
+    }
+
+    /// Where block `index` lies in the grid, and on which multiprocessor.
+    pub(super) fn place(&self, index: u64) -> ([u32; 3], u32) {
+        let (gx, gy) = (u64::from(self.grid.x), u64::from(self.grid.y));
+        let coordinate = |value: u64| u32::try_from(value).unwrap_or(0);
+        let place = [coordinate(index % gx), coordinate(index / gx % gy), coordinate(index / gx / gy)];
+        (place, coordinate(index % u64::from(self.limits.multiprocessors.max(1))))
     }
 
     /// The context of a thread of block `index`.
     pub(super) fn context(&self, index: u64, thread: usize, memory: &BlockMemory) -> ThreadContext {
-        let (gx, gy) = (u64::from(self.grid.x), u64::from(self.grid.y));
-        let coordinate = |value: u64| u32::try_from(value).unwrap_or(0);
+        let (ctaid, smid) = self.place(index);
         let linear = u32::try_from(thread).unwrap_or(0);
         let (bx, by) = (self.block.x, self.block.y);
         let local_bytes = self.local_bytes.next_multiple_of(16);
@@ -335,7 +362,7 @@ impl Grid {
         ThreadContext {
             tid: [linear % bx, linear / bx % by, linear / bx / by],
             ntid: [self.block.x, self.block.y, self.block.z],
-            ctaid: [coordinate(index % gx), coordinate(index / gx % gy), coordinate(index / gx / gy)],
+            ctaid,
             nctaid: [self.grid.x, self.grid.y, self.grid.z],
             lane: linear % 32,
             warp: linear / 32,
@@ -347,11 +374,17 @@ impl Grid {
             local_base: address(&memory.local) + local_bytes * thread as u64,
             local_bytes,
             local_top: 0,
+            local_arena: address(&memory.local),
+            records: address(&memory.records),
+            job: Job::default(),
+            at: 0,
+            culprit: 0,
+            regions: std::ptr::from_ref(&self.kernel.regions),
             stack_limit: 0,
             stack_base: 0,
             spins: 0,
             line: 0,
-            smid: coordinate(index % u64::from(self.limits.multiprocessors.max(1))),
+            smid,
             yielder: std::ptr::null(),
             grid: std::ptr::from_ref(self),
             request: Request::None,

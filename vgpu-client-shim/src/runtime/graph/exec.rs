@@ -203,7 +203,7 @@ fn launch(default: DefaultStream, exec: u64, stream: u64) -> CuResult<()> {
 }
 
 /// Gives a node of an executable graph other work, which may have been refused.
-fn change(exec: u64, node: u64, work: CuResult<Work>) -> CuResult<()> {
+pub(crate) fn change(exec: u64, node: u64, work: CuResult<Work>) -> CuResult<()> {
     let exec = Exec::find(exec)?;
     lock(&exec).set_work(node, work?)
 }

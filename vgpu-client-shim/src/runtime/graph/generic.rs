@@ -11,6 +11,7 @@ use crate::edge::{Out, Required, entries};
 use crate::graph::condition::{Condition, Kind};
 use crate::graph::exec::{Exec, lock};
 use crate::graph::store;
+use crate::graph::values;
 use crate::graph::work::{Fill, Work};
 use crate::handles::EVENTS;
 use crate::runtime::copy::Box3D;
@@ -91,6 +92,8 @@ union Union {
     handle: u64,
     allocation: AllocationParameters,
     choice: ChoiceParameters,
+    /// Of the driver alone.
+    values: values::NodeParameters,
 }
 
 /// `cudaKernelNodeParamsV2` of major 13.
@@ -172,6 +175,8 @@ unsafe fn asked(parameters: *mut NodeParameters) -> CuResult<Asked> {
         10 => unsafe { &mut of_kind.allocation }.work(),
         // SAFETY: the kind says which part it is.
         11 => free(unsafe { of_kind.handle }),
+        // SAFETY: the kind says which part it is.
+        12 => unsafe { of_kind.values }.work(),
         13 => return Ok(Asked::Choice),
         8 | 9 | 14 => {
             let name = if kind == 14 { "batch copy" } else { "external semaphore" };
@@ -206,6 +211,7 @@ impl NodeParameters {
             Work::WaitEvent(event) | Work::RecordEvent(event) => of_kind.handle = event,
             Work::Allocate(memory) => of_kind.allocation = AllocationParameters::of(&memory),
             Work::Free(memory) => of_kind.handle = memory.address,
+            Work::Values(values) => of_kind.values = values.parameters(),
             Work::Choose(choice) => {
                 let count = u32::try_from(choice.bodies.len()).map_err(|_| CuError::UNKNOWN)?;
                 let (handle, kind) = (choice.condition.handle, choice.kind.number());

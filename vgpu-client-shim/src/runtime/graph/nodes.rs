@@ -220,7 +220,8 @@ entries! {
 }
 
 /// Adds a node with work that may have been refused.
-fn add(
+/// Adds a node of this work, if it could be made.
+pub(crate) fn add(
     node: Out<'_, u64>,
     graph: u64,
     after: *const u64,
@@ -252,7 +253,7 @@ pub(super) fn add_child(
 }
 
 /// Gives a node other work of the same kind. Executable graphs keep what they have.
-pub(super) fn change(node: u64, work: Work) -> CuResult<()> {
+pub(crate) fn change(node: u64, work: Work) -> CuResult<()> {
     store::with(|store| {
         let node = store.node_mut(node)?;
         // Allocations and child graphs belong to their nodes.
@@ -265,7 +266,7 @@ pub(super) fn change(node: u64, work: Work) -> CuResult<()> {
 }
 
 /// Looks at a node's work; `INVALID_VALUE` if it is not of the kind asked for.
-pub(super) fn look<T>(node: u64, pick: impl FnOnce(&Work) -> Option<T>) -> CuResult<T> {
+pub(crate) fn look<T>(node: u64, pick: impl FnOnce(&Work) -> Option<T>) -> CuResult<T> {
     store::with(|store| pick(&store.node(node)?.work).ok_or(CuError::INVALID_VALUE))
 }
 

@@ -3,15 +3,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ptx::ast::{LabelId, Name};
-use ptx::{Body, Instruction, Module, Operand, Space, Statement};
+use ptx::{Body, Instruction, Module, Opcode, Operand, Space, Statement};
+
+use super::flow::Flow;
+use super::steps::is_volatile;
 
 use crate::image::{FunctionId, Image, Symbol, VariableId};
 
 /// How the threads of a block run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Lowering {
-    /// One after the other, in a loop that is part of the code: nothing ever waits for another thread.
-    Loop,
+    /// One after the other, in loops that are part of the code, from one point where they wait to the next.
+    Regions,
     /// A coroutine each: always right.
     Fibers,
 }
@@ -47,7 +50,7 @@ impl<'a> Unit<'a> {
             kernel,
             functions: vec![kernel],
             slots: HashMap::from([(kernel, 0)]),
-            lowering: Lowering::Loop,
+            lowering: Lowering::Regions,
             shared: HashMap::new(),
             static_shared_bytes: 0,
             local_bytes: 0,
@@ -174,7 +177,7 @@ impl<'a> Unit<'a> {
         bytes
     }
 
-    /// Whether a thread in this function may have to wait for another, or must be able to leave from a callee.
+    /// Whether a thread in this function may have to wait for another where the kernel cannot be cut.
     fn must_wait(&mut self, id: FunctionId) -> bool {
         let module = &self.image.texts[id.text];
         let body = self.body(id);
@@ -182,19 +185,55 @@ impl<'a> Unit<'a> {
         for instruction in instructions(body) {
             let opcode = module.opcode(instruction);
             waits |= match opcode.name() {
-                "bar" | "barrier" | "vote" | "shfl" | "match" | "redux" | "activemask" | "elect"
-                | "nanosleep" | "mbarrier" | "mma" | "wmma" | "ldmatrix" | "stmatrix" | "movmatrix"
+                "bar" | "barrier" if opcode.has("cluster") => true,
+                "nanosleep" | "mbarrier" | "mma" | "wmma" | "ldmatrix" | "stmatrix" | "movmatrix"
                 | "alloca" => true,
                 "exit" => id != self.kernel,
-                "ld" | "st" if opcode.has("volatile") && opcode.has("shared") => {
+                "ld" | "st" if is_volatile(opcode) => {
                     self.lock_step = true;
-                    true
+                    id != self.kernel
                 }
+                _ if is_point(opcode) => id != self.kernel,
                 _ => false,
             };
         }
-        waits || !spinning_branches(module, body).is_empty()
+        waits || self.must_spin(id)
     }
+
+    /// Whether a thread in this function may spin. A loop of the kernel that passes a barrier of the whole block in every
+    /// turn, and looks only at shared memory, lets those run who can change what it looks at.
+    fn must_spin(&self, id: FunctionId) -> bool {
+        let module = &self.image.texts[id.text];
+        let body = self.body(id);
+        let spins = spinning_branches(module, body, |_| true);
+        if spins.is_empty() || id != self.kernel {
+            return !spins.is_empty();
+        }
+        let elsewhere = |opcode: &Opcode| !opcode.has("shared");
+        if !spinning_branches(module, body, elsewhere).is_empty() {
+            return true;
+        }
+        let flow = Flow::new(module, body, &HashSet::new(), |instruction| {
+            let opcode = module.opcode(instruction);
+            let whole = matches!(instruction.operands.as_slice(), [Operand::Int(_)]);
+            matches!(opcode.name(), "bar" | "barrier")
+                && opcode.has("sync")
+                && !["warp", "cluster", "red"].iter().any(|other| opcode.has(other))
+                && whole
+                && instruction.guard.is_none()
+        });
+        let block_of =
+            |at: usize| flow.blocks.iter().position(|block| (block.first..block.end).contains(&at));
+        spins.into_iter().any(|branch| {
+            let Some(from) = block_of(branch) else { return true };
+            flow.blocks[from].next.iter().any(|&next| flow.region_from(next).blocks.contains(&from))
+        })
+    }
+}
+
+/// Instructions at which a thread meets others.
+pub(super) fn is_point(opcode: &Opcode) -> bool {
+    matches!(opcode.name(), "bar" | "barrier" | "vote" | "shfl" | "match" | "redux" | "activemask" | "elect")
 }
 
 /// Bytes of the `.local` variables of a function, each aligned.
@@ -235,7 +274,13 @@ pub(crate) fn callee(image: &Image, text: usize, body: &Body, call: &Instruction
 /// Indices of the statements that branch back around an access which another thread may answer.
 ///
 /// A loop whose only such access is an atomic without a used result (a histogram) cannot wait for anything.
-pub(crate) fn spinning_branches(module: &Module, body: &Body) -> HashSet<usize> {
+///
+/// Only accesses whose opcode `counts` are looked at.
+pub(crate) fn spinning_branches(
+    module: &Module,
+    body: &Body,
+    counts: impl Fn(&Opcode) -> bool,
+) -> HashSet<usize> {
     let mut labels: HashMap<LabelId, usize> = HashMap::new();
     let mut branches = Vec::new();
     // How many statements before this one hold an access that can be waited on.
@@ -249,7 +294,7 @@ pub(crate) fn spinning_branches(module: &Module, body: &Body) -> HashSet<usize> 
                 labels.insert(*label, at);
             }
             Statement::Instruction(instruction) => {
-                if may_wait(module, instruction, &reads) {
+                if counts(module.opcode(instruction)) && may_wait(module, instruction, &reads) {
                     waits += 1;
                 }
                 for operand in &instruction.operands {

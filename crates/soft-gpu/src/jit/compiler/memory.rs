@@ -67,6 +67,14 @@ impl<'a> Translator<'a, '_> {
 
     /// The host address of an access of `bytes` bytes, checked.
     pub(super) fn checked(&mut self, target: Target, base: Value, offset: i64, bytes: u32) -> Value {
+        if self.part.as_ref().is_some_and(|part| part.unchecked.contains(&self.statement)) {
+            let address = self.b.ins().iadd_imm_s(base, offset);
+            if target != Target::Shared {
+                return address;
+            }
+            let arena = self.field(types::I64, offset_of!(ThreadContext, shared_base));
+            return self.b.ins().iadd(arena, address);
+        }
         match target {
             Target::Param => self.b.ins().iadd_imm_s(base, offset),
             Target::Shared => self.checked_shared(base, offset, bytes),
@@ -101,18 +109,47 @@ impl<'a> Translator<'a, '_> {
         };
         let bound = self.constant(types::I64, bound);
         let good = self.b.ins().icmp(IntCC::UnsignedLessThan, turned, bound);
-        let (cold, go_on) = (self.b.create_block(), self.b.create_block());
+        let (elsewhere, cold, go_on) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
         self.b.set_cold_block(cold);
-        self.b.ins().brif(good, go_on, &[], cold, &[]);
+        self.b.ins().brif(good, go_on, &[], elsewhere, &[]);
+        self.b.switch_to_block(elsewhere);
+        self.b.seal_block(elsewhere);
+        let known = self.is_known_place(target, address, bytes);
+        self.b.ins().brif(known, go_on, &[], cold, &[]);
         self.b.switch_to_block(cold);
         self.b.seal_block(cold);
         let generic = if target == Target::Generic { 0x1_0000 } else { 0 };
         let shape = self.constant(types::I64, u64::from(bytes) | generic);
-        self.helper(helpers::judge as *const () as usize, &[self.ctx, address, shape], None);
+        self.judge(address, shape);
         self.b.ins().jump(go_on, &[]);
         self.b.switch_to_block(go_on);
         self.b.seal_block(go_on);
         address
+    }
+
+    /// Whether an aligned access lies outside the window where many do: in constants and module variables, or through a
+    /// generic address in shared or local memory. What is left is judged by a call.
+    fn is_known_place(&mut self, target: Target, address: Value, bytes: u32) -> Value {
+        let arena = self.constant(types::I64, self.limits.arena_base);
+        let mut places = vec![(arena, self.constant(types::I64, self.limits.arena_bytes))];
+        // The memory of blocks and threads begins at multiples of 16.
+        if target == Target::Generic && bytes <= 16 {
+            let shared = self.field(types::I64, offset_of!(ThreadContext, shared_base));
+            let extent = self.field(types::I32, offset_of!(ThreadContext, shared_bytes));
+            places.push((shared, self.b.ins().uextend(types::I64, extent)));
+            let extent = self.field(types::I64, offset_of!(ThreadContext, local_bytes));
+            places.push((self.local_base(), extent));
+        }
+        let shift = i64::from(bytes.trailing_zeros());
+        let mut known = None;
+        for (base, extent) in places {
+            let inside = self.b.ins().isub(address, base);
+            let turned = self.b.ins().rotr_imm_u(inside, shift);
+            let bound = self.b.ins().ushr_imm_u(extent, shift);
+            let here = self.b.ins().icmp(IntCC::UnsignedLessThan, turned, bound);
+            known = Some(known.map_or(here, |known| self.b.ins().bor(known, here)));
+        }
+        known.expect("there is at least the arena")
     }
 
     fn checked_shared(&mut self, base: Value, offset: i64, bytes: u32) -> Value {
@@ -134,7 +171,7 @@ impl<'a> Translator<'a, '_> {
 
     fn checked_local(&mut self, base: Value, offset: i64, bytes: u32) -> Value {
         let address = if offset == 0 { base } else { self.b.ins().iadd_imm_s(base, offset) };
-        let arena = self.field(types::I64, offset_of!(ThreadContext, local_base));
+        let arena = self.local_base();
         let extent = self.field(types::I64, offset_of!(ThreadContext, local_bytes));
         let inside = self.b.ins().isub(address, arena);
         let room = self.b.ins().iadd_imm_s(extent, 1 - i64::from(bytes));
@@ -154,8 +191,7 @@ impl<'a> Translator<'a, '_> {
         self.b.ins().brif(condition, cold, &[], go_on, &[]);
         self.b.switch_to_block(cold);
         self.b.seal_block(cold);
-        let code = self.constant(types::I32, u64::from(error.0));
-        self.helper(helpers::fault as *const () as usize, &[self.ctx, code], None);
+        self.fault_cold(error.0);
         self.b.ins().jump(go_on, &[]);
         self.b.switch_to_block(go_on);
         self.b.seal_block(go_on);
@@ -182,7 +218,14 @@ impl<'a> Translator<'a, '_> {
         let (base, offset) = self.address(op.operand(1)?)?;
         let address = self.checked(target, base, offset, ty.bytes() * count);
         let clif = clif_type(ty);
-        let strong = target != Target::Param && is_strong(op);
+        let strong = self.is_strong(op, target);
+        // Nobody writes a kernel's parameters while it runs.
+        let constant = target == Target::Param && self.is_kernel_parameter(op.operand(1)?);
+        let flags = if constant {
+            MemFlagsData::trusted().with_readonly().with_can_move()
+        } else {
+            MemFlagsData::new()
+        };
         let mut values = Vec::with_capacity(count as usize);
         for index in 0..count {
             let at = i64::from(index * ty.bytes());
@@ -192,7 +235,7 @@ impl<'a> Translator<'a, '_> {
                 self.coerce(bits, clif, false)
             } else {
                 let at = i32::try_from(at).expect("at most 64");
-                self.b.ins().load(clif, MemFlagsData::new(), address, at)
+                self.b.ins().load(clif, flags, address, at)
             });
         }
         self.keep_in_step(op, target);
@@ -210,6 +253,21 @@ impl<'a> Translator<'a, '_> {
         }
     }
 
+    /// Whether others may see the access, or change what it sees, while the code runs on. Threads of regions share their
+    /// CPU thread with all who share their block's memory, and a fence would cost them more than all the rest.
+    fn is_strong(&self, op: &Op<'a>, target: Target) -> bool {
+        let private = target == Target::Param || target == Target::Shared && self.part.is_some();
+        !private && is_strong(op)
+    }
+
+    /// Whether an address is a parameter of this kernel by name.
+    fn is_kernel_parameter(&self, operand: &Operand) -> bool {
+        let Operand::Address(items, _) = operand else { return false };
+        self.id == self.unit.kernel
+            && matches!(items.as_slice(), [Operand::Variable(variable, _)]
+                if (*variable as usize) < self.function.params.len())
+    }
+
     pub(super) fn store(&mut self, op: &Op<'a>) -> Done {
         let (ty, count) = Self::shape(op)?;
         let target = Target::of(op);
@@ -225,7 +283,7 @@ impl<'a> Translator<'a, '_> {
         }
         let (base, offset) = self.address(op.operand(0)?)?;
         let address = self.checked(target, base, offset, ty.bytes() * count);
-        let strong = target != Target::Param && is_strong(op);
+        let strong = self.is_strong(op, target);
         for (index, value) in (0_u32..).zip(values) {
             let at = i64::from(index * ty.bytes());
             if strong && clif.bits() <= 64 {
@@ -244,7 +302,7 @@ impl<'a> Translator<'a, '_> {
 
     /// Code for lock-step warps relies on volatile shared accesses of all lanes happening together.
     fn keep_in_step(&mut self, op: &Op<'a>, target: Target) {
-        if self.unit.lock_step && target == Target::Shared && op.has("volatile") {
+        if self.part.is_none() && self.unit.lock_step && target == Target::Shared && op.has("volatile") {
             self.helper(helpers::step as *const () as usize, &[self.ctx], None);
         }
     }
@@ -263,7 +321,8 @@ impl<'a> Translator<'a, '_> {
     pub(super) fn isspacep(&mut self, op: &Op<'a>) -> Done {
         let address = self.read_at(op, 1, types::I64)?;
         let within = |this: &mut Self, base: usize, extent: Value| {
-            let base = this.field(types::I64, base);
+            let local = base == offset_of!(ThreadContext, local_base);
+            let base = if local { this.local_base() } else { this.field(types::I64, base) };
             let inside = this.b.ins().isub(address, base);
             this.b.ins().icmp(IntCC::UnsignedLessThan, inside, extent)
         };
@@ -293,8 +352,27 @@ impl<'a> Translator<'a, '_> {
         self.write(op, value)
     }
 
+    /// Where the thread's own memory begins.
+    fn local_base(&mut self) -> Value {
+        match &self.part {
+            Some(part) => {
+                let local = part.local;
+                self.b.use_var(local)
+            }
+            None => self.field(types::I64, offset_of!(ThreadContext, local_base)),
+        }
+    }
+
     /// Room for a function's `.local` variables in the thread's arena.
     pub(super) fn open_frame(&mut self, bytes: u64) -> Value {
+        if self.part.is_some() {
+            // A kernel's variables come first, whichever thread it is.
+            let end = self.constant(types::I64, bytes);
+            self.set_field(offset_of!(ThreadContext, local_top), end);
+            let base = self.local_base();
+            self.set_field(offset_of!(ThreadContext, local_base), base);
+            return base;
+        }
         let top = self.field_now(types::I64, offset_of!(ThreadContext, local_top));
         self.local_top = Some(top);
         let end = self.b.ins().iadd_imm_s(top, bytes.cast_signed());

@@ -5,10 +5,13 @@
 //!
 //! Layout:
 //! * `analysis`: what a kernel reaches, and its lowering
+//! * `flow`, `uniform`, `plan`, `regions`, `record`: a kernel cut where its threads wait for each other
+//! * `steps`: where code for lock-step warps needs its lanes together
+//! * `range`, `even`: loops over threads without those that do nothing, and without checks that all pass
 //! * `translator`: one function from top to bottom, and the dispatch by opcode
 //! * `operand`: reading and writing operands, constants, special registers
 //! * `integer`, `bits`, `float`, `half`, `compare`, `convert`, `pack`, `video`: arithmetic
-//! * `memory`, `atomic`: accesses and their checks
+//! * `memory`, `atomic`, `cold`: accesses and their checks
 //! * `texture`: textures and surfaces
 //! * `control`, `sync`: branches, calls, barriers, warp operations
 //! * `cluster`: clusters of one block
@@ -18,10 +21,13 @@ mod analysis;
 mod atomic;
 mod bits;
 mod cluster;
+mod cold;
 mod compare;
 mod control;
 mod convert;
+mod even;
 mod float;
+mod flow;
 mod half;
 mod integer;
 mod matrix;
@@ -29,10 +35,16 @@ mod mbarrier;
 mod memory;
 mod operand;
 mod pack;
+mod plan;
+mod range;
+mod record;
+mod regions;
 mod special;
+mod steps;
 mod sync;
 mod texture;
 mod translator;
+mod uniform;
 mod video;
 
 use std::sync::Arc;
@@ -46,11 +58,14 @@ use cranelift_frontend::FunctionBuilderContext;
 
 pub(crate) use analysis::Lowering;
 use analysis::Unit;
+use cold::ColdCalls;
+use plan::Plan;
 use translator::Translator;
 
 use crate::error::CompileError;
 use crate::image::{FunctionId, Image};
 use crate::jit::code::Code;
+use crate::jit::context::Regions;
 
 /// What code may take for constant on its device.
 #[derive(Clone, Copy, Debug)]
@@ -74,9 +89,12 @@ pub(crate) struct CompiledKernel {
     pub(crate) local_bytes: u64,
     pub(crate) recursive: bool,
     entry: usize,
+    /// For the lowering of that name.
+    pub(crate) regions: Regions,
     /// Kept for the code that names them: function bodies and the table through which they call each other.
     _code: Vec<Code>,
     _table: Arc<FunctionTable>,
+    _cold: Arc<ColdCalls>,
 }
 
 impl CompiledKernel {
@@ -111,6 +129,7 @@ impl FunctionTable {
 pub(crate) struct Compiler {
     isa: OwnedTargetIsa,
     pub(crate) limits: Limits,
+    cold: Arc<ColdCalls>,
 }
 
 impl Compiler {
@@ -130,7 +149,9 @@ impl Compiler {
             Ok(builder
                 .finish(settings::Flags::new(flags))
                 .map_err(|error| CompileError::host(error.to_string()))?);
-        Ok(Self { isa: isa.map_err(|error| CompileError::host(error.to_string()))?, limits })
+        let isa = isa.map_err(|error| CompileError::host(error.to_string()))?;
+        let cold = Arc::new(ColdCalls::new(&*isa)?);
+        Ok(Self { isa, limits, cold })
     }
 
     /// Compiles a kernel and everything it can call.
@@ -140,43 +161,94 @@ impl Compiler {
             // In a loop over threads it is not known which of them faults.
             unit.lowering = Lowering::Fibers;
         }
-        let table = Arc::new(FunctionTable((0..unit.functions.len()).map(|_| AtomicUsize::new(0)).collect()));
-        let mut context = Context::new();
-        let mut builder_context = FunctionBuilderContext::new();
-        let mut code = Vec::with_capacity(unit.functions.len());
-        for (slot, &id) in unit.functions.iter().enumerate() {
-            context.clear();
-            Translator::translate(
-                &unit,
-                id,
-                &table,
-                &self.limits,
-                self.isa.frontend_config(),
-                &mut context.func,
-                &mut builder_context,
-            )?;
-            if std::env::var_os("VGPU_SOFT_DUMP").is_some() {
-                eprintln!("{}", context.func.display());
-            }
-            let compiled = context
-                .compile(&*self.isa, &mut ControlPlane::default())
-                .map_err(|error| CompileError::host(format!("{:?}", error.inner)))?;
-            if !compiled.buffer.relocs().is_empty() {
-                return Err(CompileError::host("the code needs a relocation"));
-            }
-            let installed = Code::install(compiled.code_buffer())
-                .map_err(|error| CompileError::host(error.to_string()))?;
-            table.0[slot].store(installed.address(), Ordering::Release);
-            code.push(installed);
+        let plan = match unit.lowering {
+            Lowering::Regions => Plan::new(&unit),
+            Lowering::Fibers => None,
+        };
+        if plan.is_none() {
+            unit.lowering = Lowering::Fibers;
         }
+        let table = Arc::new(FunctionTable((0..unit.functions.len()).map(|_| AtomicUsize::new(0)).collect()));
+        let mut making = Making {
+            compiler: self,
+            unit: &unit,
+            table: &table,
+            context: Context::new(),
+            builder_context: FunctionBuilderContext::new(),
+            code: Vec::new(),
+        };
+        let mut regions = Regions::default();
+        if let Some(plan) = &plan {
+            for index in 0..plan.regions() {
+                regions.entries.push(making.function(kernel, Some((plan, index)))?);
+                regions.by_warp.push(plan.by_warp(index));
+            }
+            regions.waits.clone_from(&plan.waits);
+            regions.record_bytes = plan.record_bytes;
+        }
+        for (slot, &id) in unit.functions.iter().enumerate() {
+            if id != kernel || plan.is_none() {
+                let address = making.function(id, None)?;
+                table.0[slot].store(address, Ordering::Release);
+            }
+        }
+        let code = making.code;
         Ok(CompiledKernel {
             lowering: unit.lowering,
             static_shared_bytes: unit.static_shared_bytes,
             local_bytes: unit.local_bytes,
             recursive: unit.recursive,
-            entry: code[0].address(),
+            entry: table.0[0].load(Ordering::Acquire),
+            regions,
             _code: code,
             _table: table,
+            _cold: Arc::clone(&self.cold),
         })
+    }
+}
+
+/// The functions of a kernel on their way to machine code.
+struct Making<'a> {
+    compiler: &'a Compiler,
+    unit: &'a Unit<'a>,
+    table: &'a FunctionTable,
+    context: Context,
+    builder_context: FunctionBuilderContext,
+    code: Vec<Code>,
+}
+
+impl<'a> Making<'a> {
+    /// Makes a function, or a region of the kernel; answers the address.
+    fn function(&mut self, id: FunctionId, part: Option<(&'a Plan, usize)>) -> Result<usize, CompileError> {
+        let isa = &*self.compiler.isa;
+        self.context.clear();
+        Translator::translate(
+            self.unit,
+            id,
+            part,
+            self.table,
+            (&self.compiler.limits, &self.compiler.cold, isa.frontend_config()),
+            &mut self.context.func,
+            &mut self.builder_context,
+        )?;
+        let dump = std::env::var_os("VGPU_SOFT_DUMP").is_some();
+        if dump {
+            eprintln!("{}", self.context.func.display());
+            self.context.set_disasm(true);
+        }
+        let compiled = self
+            .context
+            .compile(isa, &mut ControlPlane::default())
+            .map_err(|error| CompileError::host(format!("{:?}", error.inner)))?;
+        if dump {
+            eprintln!("{}", compiled.vcode.as_deref().unwrap_or_default());
+        }
+        if !compiled.buffer.relocs().is_empty() {
+            return Err(CompileError::host("the code needs a relocation"));
+        }
+        let installed =
+            Code::install(compiled.code_buffer()).map_err(|error| CompileError::host(error.to_string()))?;
+        self.code.push(installed);
+        Ok(self.code[self.code.len() - 1].address())
     }
 }

@@ -266,6 +266,7 @@ impl<'a> Translator<'a, '_> {
             self.set_field(std::mem::offset_of!(ThreadContext, tid) + 4 * axis, value);
         }
         let linear = self.linear_tid();
+        self.set_field(std::mem::offset_of!(ThreadContext, at), linear);
         let lane = self.b.ins().band_imm_u(linear, 31);
         self.set_field(std::mem::offset_of!(ThreadContext, lane), lane);
         let warp = self.b.ins().ushr_imm_u(linear, 5);

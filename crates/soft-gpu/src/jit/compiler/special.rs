@@ -29,8 +29,9 @@ impl Translator<'_, '_> {
                     Err(format!("%{name} cannot be read as a whole"))
                 };
             };
-            if let (Some(tid), "tid") = (self.loop_tid, base) {
-                return Ok(self.b.use_var(tid[axis]));
+            if let (Some(part), "tid") = (&self.part, base) {
+                let tid = part.tid[axis];
+                return Ok(self.b.use_var(tid));
             }
             return Ok(self.field(types::I32, offset + 4 * axis));
         }
@@ -105,6 +106,9 @@ impl Translator<'_, '_> {
 
     /// The thread's place in its block.
     pub(super) fn linear_tid(&mut self) -> Value {
+        if let Some(thread) = self.loop_thread() {
+            return thread;
+        }
         let axes = ["tid.x", "tid.y", "tid.z"].map(|name| self.special(name).expect("a known register"));
         let width = self.field(types::I32, offset_of!(ThreadContext, ntid));
         let height = self.field(types::I32, offset_of!(ThreadContext, ntid) + 4);

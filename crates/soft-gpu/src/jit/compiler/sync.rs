@@ -5,8 +5,9 @@ use std::mem::offset_of;
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use ptx::{Operand, ScalarType};
 
+use super::regions::Phase;
 use super::translator::{Done, Op, Translator, clif_type};
-use crate::jit::context::{Reduce, ThreadContext, WarpOp};
+use crate::jit::context::{Record, Reduce, ThreadContext, WarpOp};
 use crate::jit::helpers;
 
 impl<'a> Translator<'a, '_> {
@@ -15,12 +16,12 @@ impl<'a> Translator<'a, '_> {
         if op.has("cluster") {
             return self.cluster_barrier(op);
         }
-        self.b.ins().fence();
+        self.fence_fiber();
         if op.has("warp") {
             let mask = self.read_at(op, 0, types::I32)?;
             let zero = self.constant(types::I64, 0);
             self.warp(WarpOp::Sync, mask, zero, None, None);
-            self.b.ins().fence();
+            self.fence_fiber();
             return Ok(());
         }
         let reduce = op.has("red");
@@ -30,6 +31,14 @@ impl<'a> Translator<'a, '_> {
         let has_count = if reduce { rest == 2 } else { rest == 1 };
         let count =
             if has_count { self.read_at(op, first + 1, types::I32)? } else { self.constant(types::I32, 0) };
+        if let (Some(_), [Operand::Int(_)], false) = (&self.part, op.operands, reduce) {
+            // Its name says it all.
+            return Ok(());
+        }
+        if op.has("arrive") && self.part.is_some() {
+            self.ask(&[(offset_of!(Record, mask), id), (offset_of!(Record, b), count)]);
+            return Ok(());
+        }
         if op.has("arrive") {
             self.helper(helpers::arrive as *const () as usize, &[self.ctx, id, count], None);
             return Ok(());
@@ -48,11 +57,20 @@ impl<'a> Translator<'a, '_> {
             (0, self.constant(types::I32, 0))
         };
         let operation = self.constant(types::I32, operation);
-        let arguments = [self.ctx, id, count, operation, value];
-        let answer = self
-            .helper(helpers::barrier as *const () as usize, &arguments, Some(types::I64))
-            .expect("it has a result");
-        self.b.ins().fence();
+        let answer = if self.part.is_some() {
+            let wide = self.b.ins().uextend(types::I64, value);
+            self.ask(&[
+                (offset_of!(Record, mask), id),
+                (offset_of!(Record, b), count),
+                (offset_of!(Record, c), operation),
+                (offset_of!(Record, value), wide),
+            ])
+        } else {
+            let arguments = [self.ctx, id, count, operation, value];
+            self.helper(helpers::barrier as *const () as usize, &arguments, Some(types::I64))
+                .expect("it has a result")
+        };
+        self.fence_fiber();
         if !reduce {
             return Ok(());
         }
@@ -71,12 +89,46 @@ impl<'a> Translator<'a, '_> {
     ) -> Value {
         let code = self.constant(types::I32, op as u64);
         let zero = self.constant(types::I32, 0);
+        if self.part.is_some() {
+            return self.ask(&[
+                (offset_of!(Record, op), code),
+                (offset_of!(Record, mask), mask),
+                (offset_of!(Record, value), value),
+                (offset_of!(Record, b), b.unwrap_or(zero)),
+                (offset_of!(Record, c), c.unwrap_or(zero)),
+            ]);
+        }
         let arguments = [self.ctx, code, mask, value, b.unwrap_or(zero), c.unwrap_or(zero)];
         self.helper(helpers::warp as *const () as usize, &arguments, Some(types::I64))
             .expect("it has a result")
     }
 
+    /// What a thread of a region does with an operation that waits: before the point it leaves its request in its
+    /// record, behind it the answer is there.
+    fn ask(&mut self, request: &[(usize, Value)]) -> Value {
+        match self.part.as_ref().map(|part| part.phase) {
+            Some(Phase::Answer) => self.record(types::I64, offset_of!(Record, result)),
+            _ => {
+                for &(offset, value) in request {
+                    self.set_record(offset, value);
+                }
+                self.constant(types::I64, 0)
+            }
+        }
+    }
+
+    /// Threads of regions wait on the CPU thread that they all run on.
+    fn fence_fiber(&mut self) {
+        if self.part.is_none() {
+            self.b.ins().fence();
+        }
+    }
+
     fn warp_predicate(&mut self) -> Value {
+        if self.part.is_some() {
+            let bits = self.record(types::I32, offset_of!(Record, predicate));
+            return self.b.ins().ireduce(types::I8, bits);
+        }
         let bits = self.field_now(types::I64, offset_of!(ThreadContext, result_predicate));
         self.b.ins().ireduce(types::I8, bits)
     }
@@ -190,9 +242,12 @@ impl<'a> Translator<'a, '_> {
 
     pub(super) fn activemask(&mut self, op: &Op<'a>) -> Done {
         let place = self.constant(types::I32, self.statement as u64);
-        let answer = self
-            .helper(helpers::activemask as *const () as usize, &[self.ctx, place], Some(types::I64))
-            .expect("it has a result");
+        let answer = if self.part.is_some() {
+            self.ask(&[(offset_of!(Record, mask), place)])
+        } else {
+            self.helper(helpers::activemask as *const () as usize, &[self.ctx, place], Some(types::I64))
+                .expect("it has a result")
+        };
         let answer = self.b.ins().ireduce(types::I32, answer);
         self.write(op, answer)
     }

@@ -11,6 +11,9 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 use ptx::{Body, Function, Instruction, Module, Opcode, Operand, ScalarType, Space, Statement};
 
 use super::analysis::{self, Lowering, SharedId, Unit};
+use super::cold::{self, ColdCalls};
+use super::plan::Plan;
+use super::regions::Part;
 use super::{FunctionTable, Limits};
 use crate::error::CompileError;
 use crate::image::FunctionId;
@@ -38,14 +41,15 @@ pub(super) struct Translator<'a, 'b> {
     pub(super) body: &'a Body,
     pub(super) table: &'a FunctionTable,
     pub(super) limits: &'a Limits,
+    cold: &'a ColdCalls,
     pub(super) ctx: Value,
     pub(super) registers: Vec<(Variable, Type)>,
     pub(super) places: Vec<Place>,
     pub(super) labels: Vec<Block>,
     /// Where the thread goes when it returns.
     pub(super) leave: Block,
-    /// `tid` where it is a matter of the loop and not of memory.
-    pub(super) loop_tid: Option<[Variable; 3]>,
+    /// The region, in kernels that are cut into regions.
+    pub(super) part: Option<Part<'a>>,
     /// `.cc`: the carry flag, 0 or 1.
     pub(super) carry: Variable,
     /// Accesses of this block that were checked: base, alignment and place, so that the next one need not be.
@@ -82,12 +86,13 @@ impl Op<'_> {
 }
 
 impl<'a, 'b> Translator<'a, 'b> {
+    /// Translates a function; of a kernel that is cut, the region that `part` names.
     pub(super) fn translate(
         unit: &'a Unit<'a>,
         id: FunctionId,
+        part: Option<(&'a Plan, usize)>,
         table: &'a FunctionTable,
-        limits: &'a Limits,
-        frontend: TargetFrontendConfig,
+        (limits, cold, frontend): (&'a Limits, &'a ColdCalls, TargetFrontendConfig),
         clif: &'b mut ClifFunction,
         context: &'b mut FunctionBuilderContext,
     ) -> Result<(), CompileError> {
@@ -97,6 +102,11 @@ impl<'a, 'b> Translator<'a, 'b> {
         clif.name = UserFuncName::user(0, u32::try_from(unit.slots[&id]).unwrap_or(0));
         clif.signature = Signature::new(CallConv::SystemV);
         clif.signature.params.push(AbiParam::new(types::I64));
+        if part.is_some() {
+            // The first thread, the end of the range, and the outcome.
+            clif.signature.params.extend([AbiParam::new(types::I32); 2]);
+            clif.signature.returns.push(AbiParam::new(types::I32));
+        }
         if id != unit.kernel {
             let count = function.returns.len() + function.params.len();
             clif.signature.params.extend((0..count).map(|_| AbiParam::new(types::I64)));
@@ -112,8 +122,8 @@ impl<'a, 'b> Translator<'a, 'b> {
         let leave = b.create_block();
         let carry = b.declare_var(types::I64);
         let spins = match unit.lowering {
-            Lowering::Fibers => analysis::spinning_branches(module, body),
-            Lowering::Loop => HashSet::new(),
+            Lowering::Fibers => analysis::spinning_branches(module, body, |_| true),
+            Lowering::Regions => HashSet::new(),
         };
         let mut translator = Self {
             b,
@@ -124,12 +134,13 @@ impl<'a, 'b> Translator<'a, 'b> {
             body,
             table,
             limits,
+            cold,
             ctx,
             registers,
             places: Vec::new(),
             labels,
             leave,
-            loop_tid: None,
+            part: None,
             carry,
             checked: HashMap::new(),
             terminated: false,
@@ -144,7 +155,16 @@ impl<'a, 'b> Translator<'a, 'b> {
             line: function.line,
             what,
         });
-        translator.prologue(entry);
+        translator.prologue(entry, part);
+        if part.is_some() {
+            if done.is_ok() {
+                done = translator.region_body().map_err(|(at, what)| translator.error(at, what));
+            }
+            done?;
+            translator.b.seal_all_blocks();
+            translator.b.finalize(frontend);
+            return Ok(());
+        }
         for (at, statement) in body.statements.iter().enumerate() {
             translator.statement = at;
             if done.is_err() {
@@ -158,12 +178,7 @@ impl<'a, 'b> Translator<'a, 'b> {
                 Statement::Instruction(_) if translator.terminated => {}
                 Statement::Instruction(instruction) => {
                     if let Err(what) = translator.instruction(instruction) {
-                        done = Err(CompileError {
-                            function: function.name.to_string(),
-                            instruction: module.opcode(instruction).text.to_string(),
-                            line: instruction.line,
-                            what,
-                        });
+                        done = Err(translator.error(at, what));
                         break;
                     }
                 }
@@ -175,20 +190,31 @@ impl<'a, 'b> Translator<'a, 'b> {
         done
     }
 
-    /// Whether this function is a kernel whose threads run in its own loop.
-    fn is_loop(&self) -> bool {
-        self.id == self.unit.kernel && self.unit.lowering == Lowering::Loop
+    /// What is wrong with the instruction at a statement.
+    fn error(&self, at: usize, what: String) -> CompileError {
+        let function = self.function.name.to_string();
+        match &self.body.statements[at] {
+            Statement::Instruction(instruction) => {
+                let text = self.module.opcode(instruction).text.to_string();
+                CompileError { function, instruction: text, line: instruction.line, what }
+            }
+            Statement::Label(_) => {
+                CompileError { function, instruction: String::new(), line: self.function.line, what }
+            }
+        }
     }
 
-    fn prologue(&mut self, entry: Block) {
+    fn prologue(&mut self, entry: Block, part: Option<(&'a Plan, usize)>) {
         let is_kernel = self.id == self.unit.kernel;
+        if let Some((plan, index)) = part {
+            self.open_region(plan, index, entry);
+        }
         let mut ends = 1;
         let mut local = None;
         let frame = analysis::frame_bytes(self.body);
-        if frame > 0 || analysis::allocates(self.module, self.body) {
+        if part.is_none() && (frame > 0 || analysis::allocates(self.module, self.body)) {
             local = Some(self.open_frame(frame));
         }
-        let mut local_end = 0_i64;
         let layout = self.function.param_layout();
         let params = self.function.returns.len() + self.function.params.len();
         for (index, variable) in self.body.variables.iter().enumerate() {
@@ -203,34 +229,44 @@ impl<'a, 'b> Translator<'a, 'b> {
                     Place::Address(self.b.block_params(entry)[ends - 1])
                 }
                 Space::Shared => Place::Shared(self.unit.shared[&SharedId::Function(self.id, index)]),
+                // In regions each thread finds its own.
+                Space::Local if self.part.is_some() => Place::Shared(0),
                 Space::Local => {
-                    let align = i64::from(variable.align).max(16);
-                    local_end = (local_end + align - 1) & !(align - 1);
                     let base = local.expect("a frame was opened for local variables");
-                    let place = self.b.ins().iadd_imm_s(base, local_end);
-                    local_end += variable.bytes.cast_signed();
+                    let offset = self.local_offset(index);
+                    let place = self.b.ins().iadd_imm_s(base, offset);
                     Place::Address(place)
                 }
                 _ => Place::Address(self.stack_slot(variable.bytes, variable.align)),
             };
             self.places.push(place);
         }
-        if self.is_loop() {
-            let tid = [0; 3].map(|_| self.b.declare_var(types::I32));
-            let zero = self.b.ins().iconst(types::I32, 0);
-            tid.iter().for_each(|&variable| self.b.def_var(variable, zero));
-            self.loop_tid = Some(tid);
+    }
+
+    /// Where a `.local` variable lies in the function's frame.
+    fn local_offset(&self, index: usize) -> i64 {
+        let locals = self.body.variables[..=index].iter().filter(|variable| variable.space == Space::Local);
+        let mut place = 0;
+        let mut end = 0_u64;
+        for variable in locals {
+            place = end.next_multiple_of(u64::from(variable.align).max(16));
+            end = place + variable.bytes;
         }
-        let head = self.b.create_block();
-        self.b.ins().jump(head, &[]);
-        self.b.switch_to_block(head);
-        if let Some(tid) = self.loop_tid {
-            self.labels.push(head); // the last of the labels: where the next thread begins
-            if analysis::instructions(self.body).any(|i| self.module.opcode(i).name() == "call") {
-                self.publish_tid(tid);
+        place.cast_signed()
+    }
+
+    /// In regions, at the head of a loop over threads: where the thread's `.local` variables are.
+    pub(super) fn place_locals(&mut self) {
+        if self.unit.local_bytes == 0 {
+            return;
+        }
+        let base = self.open_frame(analysis::frame_bytes(self.body));
+        for index in 0..self.body.variables.len() {
+            if self.body.variables[index].space == Space::Local {
+                let offset = self.local_offset(index);
+                let place = self.b.ins().iadd_imm_s(base, offset);
+                self.places[index] = Place::Address(place);
             }
-        } else {
-            self.b.seal_block(head);
         }
     }
 
@@ -239,35 +275,7 @@ impl<'a, 'b> Translator<'a, 'b> {
             self.b.ins().jump(self.leave, &[]);
         }
         self.b.switch_to_block(self.leave);
-        if !self.is_loop() {
-            self.close_frame();
-        }
-        let Some([x, y, z]) = self.loop_tid else {
-            self.b.ins().return_(&[]);
-            return;
-        };
-        // The next thread: x runs fastest, as in the linear index of a thread.
-        let head = self.labels[self.labels.len() - 1];
-        let offset = std::mem::offset_of!(ThreadContext, ntid);
-        let out = self.b.create_block();
-        let mut variables = vec![x, y, z];
-        for (axis, &variable) in variables.clone().iter().enumerate() {
-            let extent = self.field(types::I32, offset + 4 * axis);
-            let value = self.b.use_var(variable);
-            let next = self.b.ins().iadd_imm_s(value, 1);
-            self.b.def_var(variable, next);
-            let more =
-                self.b.ins().icmp(cranelift_codegen::ir::condcodes::IntCC::UnsignedLessThan, next, extent);
-            let wrap = self.b.create_block();
-            self.b.ins().brif(more, head, &[], wrap, &[]);
-            self.b.switch_to_block(wrap);
-            self.b.seal_block(wrap);
-            let zero = self.b.ins().iconst(types::I32, 0);
-            self.b.def_var(variable, zero);
-        }
-        variables.clear();
-        self.b.ins().jump(out, &[]);
-        self.b.switch_to_block(out);
+        self.close_frame();
         self.b.ins().return_(&[]);
     }
 
@@ -286,7 +294,7 @@ impl<'a, 'b> Translator<'a, 'b> {
         self.spins.contains(&self.statement)
     }
 
-    fn instruction(&mut self, instruction: &'a Instruction) -> Done {
+    pub(super) fn instruction(&mut self, instruction: &'a Instruction) -> Done {
         let opcode = self.module.opcode(instruction);
         let op = Op { opcode, types: opcode.types(), operands: &instruction.operands };
         if self.limits.check {
@@ -296,7 +304,7 @@ impl<'a, 'b> Translator<'a, 'b> {
             self.b.ins().store(cranelift_codegen::ir::MemFlagsData::trusted(), line, self.ctx, offset);
         }
         let Some((guard, negated)) = instruction.guard else {
-            return self.dispatch(&op);
+            return self.perform(&op);
         };
         let condition = self.register(guard, types::I8);
         if opcode.name() == "bra" {
@@ -311,7 +319,7 @@ impl<'a, 'b> Translator<'a, 'b> {
         self.b.switch_to_block(then);
         self.b.seal_block(then);
         let checked = self.checked.clone();
-        self.dispatch(&op)?;
+        self.perform(&op)?;
         if !self.terminated {
             self.b.ins().jump(after, &[]);
         }
@@ -322,7 +330,15 @@ impl<'a, 'b> Translator<'a, 'b> {
         Ok(())
     }
 
-    fn dispatch(&mut self, op: &Op<'a>) -> Done {
+    /// Does an instruction, or at a point of a region asks for it.
+    fn perform(&mut self, op: &Op<'a>) -> Done {
+        match self.part.as_ref().and_then(|part| part.point_at(self.statement)) {
+            Some(point) => self.ask_at(op, point),
+            None => self.dispatch(op),
+        }
+    }
+
+    pub(super) fn dispatch(&mut self, op: &Op<'a>) -> Done {
         match op.opcode.name() {
             "mov" => self.mov(op),
             "ld" | "ldu" => self.load(op),
@@ -411,8 +427,46 @@ impl<'a, 'b> Translator<'a, 'b> {
         result.map(|_| self.b.inst_results(call)[0])
     }
 
+    /// Calls [`helpers::judge`] from a cold block.
+    pub(super) fn judge(&mut self, address: Value, shape: Value) {
+        self.publish_place();
+        let (judge, arguments) = self.cold.judge();
+        self.call_cold(judge, arguments, &[self.ctx, address, shape]);
+    }
+
+    /// Calls [`helpers::fault`] from a cold block.
+    pub(super) fn fault_cold(&mut self, code: u32) {
+        self.publish_place();
+        let code = self.constant(types::I32, u64::from(code));
+        let (fault, arguments) = self.cold.fault();
+        self.call_cold(fault, arguments, &[self.ctx, code]);
+    }
+
+    /// Tells the context which thread of its block this is, where one coroutine runs them all.
+    fn publish_place(&mut self) {
+        if let Some(thread) = self.loop_thread() {
+            self.set_field(std::mem::offset_of!(ThreadContext, at), thread);
+        }
+    }
+
+    fn call_cold(&mut self, address: usize, arguments: &[Type], values: &[Value]) {
+        let key = (arguments.to_vec(), Some(types::INVALID));
+        let signature = match self.signatures.get(&key) {
+            Some(&signature) => signature,
+            None => {
+                let signature = cold::signature(CallConv::PreserveAll, arguments);
+                let signature = self.b.import_signature(signature);
+                self.signatures.insert(key, signature);
+                signature
+            }
+        };
+        let address = self.constant(types::I64, address as u64);
+        self.b.ins().call_indirect(signature, address, values);
+    }
+
     /// Calls a helper that ends the thread with a fault; the current block ends here.
     pub(super) fn fault(&mut self, code: u32) {
+        self.publish_place();
         let code = self.b.ins().iconst(types::I32, i64::from(code));
         self.helper(helpers::fault as *const () as usize, &[self.ctx, code], None);
         self.b.ins().jump(self.leave, &[]);
@@ -421,7 +475,7 @@ impl<'a, 'b> Translator<'a, 'b> {
 }
 
 /// What each register is kept as: its declared type, but `.b32` registers that mostly hold floats as floats.
-fn register_types(module: &Module, body: &Body) -> Vec<Type> {
+pub(super) fn register_types(module: &Module, body: &Body) -> Vec<Type> {
     let mut votes = vec![0_i32; body.registers.len()];
     for instruction in analysis::instructions(body) {
         let opcode = module.opcode(instruction);

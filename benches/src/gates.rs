@@ -1,0 +1,194 @@
+//! The promises of `docs/performance.md` as gates: a value each, what it must keep to, and what it should come to.
+//!
+//! Counts repeat to the digit and are judged as they are. Timings are medians of paired runs on a shared machine, so one
+//! that fails is measured again, up to three times in all, and the best of the medians is judged.
+
+use serde::Serialize;
+
+/// One promise.
+#[derive(Clone, Copy)]
+pub(crate) struct Gate {
+    pub(crate) id: &'static str,
+    pub(crate) what: &'static str,
+    bound: Bound,
+    gate: f64,
+    stretch: f64,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    AtMost,
+    AtLeast,
+}
+
+/// How a value comes about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Count,
+    Timing,
+}
+
+/// What came of a gate.
+#[derive(Serialize)]
+pub(crate) struct Judged {
+    id: &'static str,
+    what: &'static str,
+    value: f64,
+    bound: &'static str,
+    gate: f64,
+    stretch: f64,
+    pass: bool,
+}
+
+const fn gate(
+    id: &'static str,
+    what: &'static str,
+    bound: Bound,
+    gate: f64,
+    stretch: f64,
+    kind: Kind,
+) -> Gate {
+    Gate { id, what, bound, gate, stretch, kind }
+}
+
+use Bound::{AtLeast, AtMost};
+use Kind::{Count, Timing};
+
+pub(crate) const G1: Gate =
+    gate("G1", "synchronous call / raw ping-pong, one core, blocking, p50", AtMost, 1.30, 1.10, Timing);
+pub(crate) const G4: Gate =
+    gate("G4", "asynchronous launches a second, two cores, millions", AtLeast, 1.0, 5.0, Timing);
+pub(crate) const G5_SENDS: Gate = gate("G5", "sends per launch", AtMost, 0.1, 0.02, Count);
+pub(crate) const G5_BYTES: Gate =
+    gate("G5", "bytes sent per launch with 4 pointer arguments", AtMost, 96.0, 48.0, Count);
+pub(crate) const G7_UP: Gate =
+    gate("G7", "raw / to the device, 256 MiB, pageable, dma-free device", AtLeast, 0.85, 0.97, Timing);
+pub(crate) const G7_DOWN: Gate =
+    gate("G7", "raw / to the host, 256 MiB, pageable, dma-free device", AtLeast, 0.85, 0.97, Timing);
+pub(crate) const G8_UP: Gate =
+    gate("G8", "raw / to the device, 256 MiB, pageable, copying device", AtLeast, 0.45, 0.65, Timing);
+pub(crate) const G8_DOWN: Gate =
+    gate("G8", "raw / to the host, 256 MiB, pageable, copying device", AtLeast, 0.45, 0.65, Timing);
+pub(crate) const G12: Gate =
+    gate("G12", "round trips from connect to the first launch", AtMost, 3.0, 1.0, Count);
+pub(crate) const G13: Gate =
+    gate("G13", "round trips of a full device enumeration, after the handshake", AtMost, 0.0, 0.0, Count);
+pub(crate) const G14: Gate = gate(
+    "G14",
+    "round trips of malloc, free, stream and event create, record, destroy, covered query, function attribute",
+    AtMost,
+    0.0,
+    0.0,
+    Count,
+);
+pub(crate) const G15: Gate =
+    gate("G15", "round trips of an inference step of 200 launches", AtMost, 1.0, 1.0, Count);
+pub(crate) const G15_SENDS: Gate =
+    gate("G15", "sends of an inference step of 200 launches", AtMost, 8.0, 4.0, Count);
+
+/// The gates that are asked for, and what came of them.
+pub(crate) struct Gates {
+    only: Vec<String>,
+    counts_only: bool,
+    judged: Vec<Judged>,
+}
+
+impl Gates {
+    /// Those named in `only`, all if it is empty; with `counts_only` no timings.
+    pub(crate) fn new(only: Vec<String>, counts_only: bool) -> Gates {
+        Gates { only, counts_only, judged: Vec::new() }
+    }
+
+    /// Whether a gate is asked for.
+    pub(crate) fn wants(&self, gate: &Gate) -> bool {
+        let named = self.only.is_empty() || self.only.iter().any(|id| id.eq_ignore_ascii_case(gate.id));
+        named && !(self.counts_only && gate.kind == Timing)
+    }
+
+    /// Judges a gate that is asked for, by a value that `measure` finds.
+    pub(crate) fn judge(
+        &mut self,
+        gate: &Gate,
+        mut measure: impl FnMut() -> Result<f64, String>,
+    ) -> Result<(), String> {
+        if !self.wants(gate) {
+            return Ok(());
+        }
+        let tries = if gate.kind == Timing { TRIES } else { 1 };
+        let mut best: Option<f64> = None;
+        for _ in 0..tries {
+            let value = measure().map_err(|error| format!("{}: {error}", gate.id))?;
+            let is_better = best.is_none_or(|best| gate.is_better(value, best));
+            best = if is_better { Some(value) } else { best };
+            if best.is_some_and(|best| gate.passes(best)) {
+                break;
+            }
+        }
+        let value = best.unwrap_or(f64::NAN);
+        let pass = gate.passes(value);
+        eprintln!("{:<4} {:<8} {value:>9.3}  {}", gate.id, if pass { "pass" } else { "FAILS" }, gate.what);
+        let bound = if gate.bound == AtMost { "<=" } else { ">=" };
+        let (id, what, stretch) = (gate.id, gate.what, gate.stretch);
+        self.judged.push(Judged { id, what, value, bound, gate: gate.gate, stretch, pass });
+        Ok(())
+    }
+
+    /// Every gate as JSON.
+    pub(crate) fn json(&self) -> Result<String, String> {
+        serde_json::to_string_pretty(&self.judged).map_err(|error| format!("writing JSON: {error}"))
+    }
+
+    /// The table; an error that names the gates that are not kept.
+    pub(crate) fn print(&self) -> Result<(), String> {
+        println!("\n| gate | what | value | gate | stretch | pass |\n| --- | --- | --- | --- | --- | --- |");
+        for Judged { id, what, value, bound, gate, stretch, pass } in &self.judged {
+            let word = if *pass { "yes" } else { "no" };
+            println!("| {id} | {what} | {value:.3} | {bound} {gate} | {stretch} | {word} |");
+        }
+        let failed: Vec<&str> =
+            self.judged.iter().filter(|judged| !judged.pass).map(|judged| judged.id).collect();
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("gates that are not kept: {}", failed.join(", ")))
+        }
+    }
+}
+
+impl Gate {
+    fn is_better(&self, value: f64, than: f64) -> bool {
+        if self.bound == AtMost { value < than } else { value > than }
+    }
+
+    fn passes(&self, value: f64) -> bool {
+        if self.bound == AtMost { value <= self.gate } else { value >= self.gate }
+    }
+}
+
+/// The most times that a timing is measured.
+const TRIES: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_is_judged_as_it_is_and_a_timing_by_the_best_of_three() {
+        let mut gates = Gates::new(Vec::new(), false);
+        let mut values = [2.0, 0.5, 0.1].into_iter();
+        gates.judge(&G1, || Ok(values.next().unwrap())).unwrap();
+        assert_eq!(values.next(), Some(0.1), "it passed at the second measurement");
+        gates.judge(&G12, || Ok(4.0)).unwrap();
+        assert_eq!(gates.judged.iter().map(|judged| judged.pass).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(gates.print(), Err("gates that are not kept: G12".to_owned()));
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_measured() {
+        let gates = Gates::new(vec!["g4".to_owned()], false);
+        assert!(gates.wants(&G4) && !gates.wants(&G12));
+        let counts = Gates::new(Vec::new(), true);
+        assert!(counts.wants(&G12) && !counts.wants(&G4));
+    }
+}

@@ -1,0 +1,142 @@
+//! Programs in C that open `libnvidia-ml.so.1` and `libcuda.so.1` by name, as libraries do that can do without them.
+
+#[allow(dead_code, reason = "each test program uses its part of the helpers")]
+mod common;
+
+use std::path::Path;
+
+use common::{Ran, Server, compile, run, shim_folder};
+
+const HEADER: &str = r#"
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+#define TRUE(fact) do { if (!(fact)) { printf("line %d: not %s\n", __LINE__, #fact); return 1; } } while (0)
+static void *library;
+#define CALL(name, ...) ((int (*)())dlsym(library, #name))(__VA_ARGS__)
+#define OK(name, ...) do { int e = CALL(name, __VA_ARGS__); if (e) { printf("line %d: %s answered %d\n", __LINE__, #name, e); return 1; } } while (0)
+#define IS(value, name, ...) do { int e = CALL(name, __VA_ARGS__); if (e != (value)) { printf("line %d: %s answered %d\n", __LINE__, #name, e); return 1; } } while (0)
+"#;
+
+fn run_c(folder: &Path, body: &str, list: &str) -> Option<Ran> {
+    let source = format!("{HEADER}\n{body}");
+    let program = compile(folder, "program", &source, &["-ldl", "-w"])?;
+    let variables = [("LD_LIBRARY_PATH", shim_folder().to_str().unwrap()), ("VGPU_SERVER", list)];
+    Some(run(&program, &variables))
+}
+
+#[test]
+fn nvml_shows_the_devices_of_the_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), "null");
+    let body = r#"
+int main(void) {
+    library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
+    TRUE(library);
+    unsigned count = 99, small;
+    IS(1, nvmlDeviceGetCount_v2, &count);
+    OK(nvmlInit_v2);
+    OK(nvmlDeviceGetCount_v2, &count);
+    TRUE(count == 2);
+    void *first, *second, *found;
+    OK(nvmlDeviceGetHandleByIndex_v2, 0, &first);
+    OK(nvmlDeviceGetHandleByIndex_v2, 1, &second);
+    TRUE(first != second);
+    IS(2, nvmlDeviceGetHandleByIndex_v2, 2, &found);
+    char name[96], uuid[96];
+    OK(nvmlDeviceGetName, first, name, 96);
+    TRUE(strstr(name, "null"));
+    IS(7, nvmlDeviceGetName, first, name, 2);
+    OK(nvmlDeviceGetUUID, first, uuid, 96);
+    TRUE(!strncmp(uuid, "GPU-", 4) && strlen(uuid) == 40);
+    OK(nvmlDeviceGetHandleByUUID, uuid, &found);
+    TRUE(found == first);
+    IS(6, nvmlDeviceGetHandleByUUID, "GPU-nobody", &found);
+    struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char text[32]; } pci;
+    OK(nvmlDeviceGetPciInfo_v3, first, &pci);
+    OK(nvmlDeviceGetHandleByPciBusId_v2, pci.text, &found);
+    TRUE(found == first && strlen(pci.text) == 16);
+    OK(nvmlDeviceGetHandleByPciBusId_v2, pci.legacy, &found);
+    TRUE(found == first);
+    unsigned long long memory[3];
+    OK(nvmlDeviceGetMemoryInfo, first, memory);
+    TRUE(memory[0] > 0 && memory[1] + memory[2] == memory[0]);
+    int version = 0;
+    OK(nvmlSystemGetCudaDriverVersion_v2, &version);
+    TRUE(version >= 12000);
+    // What only the machine with the device knows.
+    IS(3, nvmlDeviceGetTemperature, first, 0, &small);
+    IS(2, nvmlDeviceGetName, (void *)1, name, 96);
+    OK(nvmlShutdown);
+    IS(1, nvmlShutdown);
+    printf("%s\n", ((const char *(*)(int))dlsym(library, "nvmlErrorString"))(15));
+    return 0;
+}"#;
+    let list = format!("{0} {0}", server.list);
+    let Some(ran) = run_c(folder.path(), body, &list) else { return };
+    assert_eq!((ran.stdout.as_str(), ran.status), ("GPU is lost\n", Some(0)), "{}", ran.stderr);
+}
+
+#[test]
+fn nvml_without_a_server_says_that_there_is_no_driver() {
+    let folder = tempfile::tempdir().unwrap();
+    let body = r#"
+int main(void) {
+    library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
+    TRUE(library);
+    IS(9, nvmlInit_v2);
+    OK(nvmlInitWithFlags, 1);
+    unsigned count = 99;
+    OK(nvmlDeviceGetCount_v2, &count);
+    TRUE(count == 0);
+    return 0;
+}"#;
+    let socket = format!("unix:{}", folder.path().join("nobody.sock").display());
+    let Some(ran) = run_c(folder.path(), body, &socket) else { return };
+    assert_eq!((ran.stdout.as_str(), ran.status), ("", Some(0)), "{}", ran.stderr);
+    assert!(ran.stderr.contains("nobody.sock"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_driver_is_reached_by_symbol_by_suffix_and_by_name_and_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), "null");
+    let body = r#"
+int main(void) {
+    library = dlopen("libcuda.so.1", RTLD_NOW);
+    TRUE(library && dlopen("libcuda.so", RTLD_NOW));
+    IS(3, cuCtxGetCurrent, &library);
+    OK(cuInit, 0);
+    IS(1, cuInit, 1);
+    void *context, *memory, *found = 0;
+    OK(cuCtxCreate_v2, &context, 0, 0);
+    OK(cuMemAlloc_v2, &memory, 4096ul);
+    int (*allocate)(void **, unsigned long) = 0;
+    int status = 99;
+    OK(cuGetProcAddress_v2, "cuMemAlloc", &allocate, 12000, 0ul, &status);
+    TRUE(allocate && status == 0 && allocate(&found, 64) == 0 && found != memory);
+    void *legacy = 0, *own = 0;
+    OK(cuGetProcAddress_v2, "cuStreamSynchronize", &legacy, 12000, 0ul, 0);
+    OK(cuGetProcAddress_v2, "cuStreamSynchronize", &own, 12000, 2ul, 0);
+    TRUE(legacy != own);
+    OK(cuGetProcAddress_v2, "cuLibraryLoadData", &found, 11000, 0ul, &status);
+    TRUE(found == 0 && status == 2);
+    IS(500, cuGetProcAddress_v2, "cuNothing", &found, 12000, 0ul, 0);
+    // Private tables are refused, each said once.
+    static const unsigned char unknown[16] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+    const void *table = &status;
+    IS(500, cuGetExportTable, &table, unknown);
+    IS(500, cuGetExportTable, &table, unknown);
+    TRUE(table == 0);
+    IS(801, cuIpcGetMemHandle, &found, memory);
+    OK(cuMemFree_v2, memory);
+    OK(cuCtxDestroy_v2, context);
+    IS(201, cuMemAlloc_v2, &memory, 4096ul);
+    return 0;
+}"#;
+    let Some(ran) = run_c(folder.path(), body, &server.list) else { return };
+    assert_eq!((ran.stdout.as_str(), ran.status), ("", Some(0)), "{}", ran.stderr);
+    let tables = ran.stderr.matches("there is no table 01020304-0506-0708-090a-0b0c0d0e0f10").count();
+    assert_eq!(tables, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("cuIpcGetMemHandle"), "{}", ran.stderr);
+}
