@@ -1,6 +1,7 @@
 //! Greetings. The client speaks first.
 //!
-//! `Hello` -> `Welcome` (or `Refusal`) asks only for facts and costs the server no context. `Begin` -> `Began` asks
+//! `Hello` -> `Welcome` (or `Refusal`) asks only for facts and costs the server no context. Nor does `AskStatus` -> `Status`, which may
+//! follow, any number of times; a server that does not know it ends the connection. `Begin` -> `Began` asks
 //! for a worker; from then on calls may flow. A client that wants InfiniBand verbs says so in `Begin`; if the worker
 //! then offers them, the client tries and tells with `Chosen`, still over the first link, which of the two it will be. Over
 //! verbs, `Lend` (client) and `Lent` (worker) come first: where each side's registered memory lies. Both sides take the lower of their newest versions and compare the hash
@@ -39,6 +40,42 @@ pub struct Welcome {
 pub struct Refusal {
     pub reason: String,
 }
+
+/// Client: how busy is the device?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AskStatus {}
+
+/// Server: what its workers know of the device.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Status {
+    pub total_memory: u64,
+    /// What all clients have taken; `None` if one of their workers does not tell.
+    pub used_bytes: Option<u64>,
+    /// The share of the last second in which calls were being made, that of the busiest client; `None` if one of them has
+    /// posted work of which nobody knows yet when it ends.
+    pub utilization_percent: Option<u8>,
+    /// At most [`STATUS_CLIENTS`].
+    pub clients: Vec<ClientStatus>,
+}
+
+/// A client that has a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ClientStatus {
+    /// As in the server's log: program, process and host as the client tells them.
+    pub name: String,
+    pub peer: String,
+    /// The process, if the name tells it.
+    pub process: Option<u32>,
+    /// For how long it has had its worker.
+    pub seconds: u64,
+    /// What it has taken of the device's memory.
+    pub used_bytes: Option<u64>,
+}
+
+/// The most clients of which a [`Status`] tells, so that it is a greeting by its size.
+pub const STATUS_CLIENTS: usize = 100;
+/// The most characters of a client's name in it.
+pub const STATUS_NAME: usize = 100;
 
 /// Client: I need a context; this is where I would like device addresses to lie.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -133,6 +170,8 @@ greeting! {
     0x0006 Chosen
     0x0007 Lend
     0x0008 Lent
+    0x0009 AskStatus
+    0x000a Status
 }
 
 /// The most bytes that a greeting may have; a stranger gets no more memory than this.
@@ -182,6 +221,27 @@ mod tests {
         let refusal = hello.agree().expect_err("no common version");
         assert!(refusal.reason.contains("900 to 901"), "{}", refusal.reason);
         assert!(refusal.reason.contains(&format!("{} to {}", VERSIONS.0, VERSIONS.1)), "{}", refusal.reason);
+    }
+
+    #[test]
+    fn the_longest_status_is_a_greeting_and_is_read_back() {
+        let client = ClientStatus {
+            name: "\u{10ffff}".repeat(STATUS_NAME),
+            peer: "[fe80:1111:2222:3333:4444:5555:6666:7777%123456789]:65535".into(),
+            process: Some(u32::MAX),
+            seconds: u64::MAX,
+            used_bytes: Some(u64::MAX),
+        };
+        let status = Status {
+            total_memory: u64::MAX,
+            used_bytes: Some(u64::MAX),
+            utilization_percent: Some(100),
+            clients: vec![client; STATUS_CLIENTS],
+        };
+        let frame = status.frame();
+        let header = crate::frame::Header::decode(frame.first_chunk().expect("a header")).expect("a frame");
+        assert!(header.length <= GREETING_LIMIT, "{} bytes", header.length);
+        assert_eq!(Status::read(&frame[crate::frame::Header::SIZE..]), Ok(status));
     }
 
     #[test]

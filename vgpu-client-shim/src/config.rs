@@ -8,7 +8,7 @@
 //! | `VGPU_IB_DEVICE` | the RDMA device to use, with an optional port, as in `mlx5_0:1` |
 //! | `VGPU_SPIN_US` | microseconds for which a waiting thread polls before it sleeps, over verbs; measured if unset |
 //! | `VGPU_LINK_TIMEOUT_MS` | after how long without a sign of life a server counts as lost; 2000 |
-//! | `VGPU_LOG` | `off`, `error`, `warn`, `info` or `debug` |
+//! | `VGPU_LOG` | `off`, `error`, `warn`, `summary` (where the time went), `info` or `debug` |
 //! | `CUDA_VISIBLE_DEVICES` | which of the devices the program sees, in which order |
 //! | `VGPU_RANK_POLICY` | which of these one rank of an MPI program sees: [`crate::rank`] |
 //! | `CUDA_LAUNCH_BLOCKING` | `1`: every launch waits for its kernel |
@@ -55,7 +55,9 @@ impl Config {
         if let Some(text) = variable("VGPU_LOG") {
             match Level::parse(&text) {
                 Some(level) => log::set_level(level),
-                None => log::warn(format_args!("VGPU_LOG={text}: expected off, error, warn, info or debug")),
+                None => log::warn(format_args!(
+                    "VGPU_LOG={text}: expected off, error, warn, summary, info or debug"
+                )),
             }
         }
         let launch_blocking = variable("CUDA_LAUNCH_BLOCKING").is_some_and(|text| text.trim() == "1");

@@ -7,7 +7,7 @@
 //! Layout:
 //! * [`table`]: the functions behind the names, per library, from the lists in `symbols/`
 //! * `config`, `rank`: the environment, the part of the devices that a rank of MPI sees
-//! * `log`, `journal`: lines on standard error, the last of them
+//! * `log`, `journal`, `summary`: lines on standard error, the last of them, where the time went
 //! * `edge`: what the shapes of entry points may assume
 //! * `state`, `handles`, `registry`, `images`, `globals`: devices and threads; streams and events; what was registered
 //! * `graph`: graphs and captures, which live on this side only
@@ -34,4 +34,5 @@ mod rank;
 mod registry;
 mod runtime;
 mod state;
+mod summary;
 pub mod table;

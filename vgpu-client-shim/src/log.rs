@@ -1,4 +1,4 @@
-//! `VGPU_LOG=error|warn|info|debug`: lines on standard error, written at once.
+//! `VGPU_LOG=error|warn|summary|info|debug`: lines on standard error, written at once.
 //!
 //! No tracing subscriber: we live in a foreign process that may have its own, and a line must come out even when the
 //! program ends in the next instruction. The default is `warn`.
@@ -17,6 +17,8 @@ pub(crate) enum Level {
     Error,
     /// What the program asked for and does not get: an unsupported call.
     Warn,
+    /// Where the time went, when the program ends: [`crate::summary`].
+    Summary,
     /// Connections and modules.
     Info,
     /// Single calls.
@@ -32,6 +34,7 @@ impl Level {
             "off" | "none" => Some(Level::Off),
             "error" => Some(Level::Error),
             "warn" | "" => Some(Level::Warn),
+            "summary" => Some(Level::Summary),
             "info" => Some(Level::Info),
             "debug" => Some(Level::Debug),
             _ => None,
@@ -57,6 +60,14 @@ pub(crate) fn error(text: fmt::Arguments<'_>) {
 /// A line of level [`Level::Warn`].
 pub(crate) fn warn(text: fmt::Arguments<'_>) {
     write(Level::Warn, text);
+}
+
+/// Lines of level [`Level::Summary`], complete as they are.
+pub(crate) fn summary(lines: &str) {
+    if enabled(Level::Summary) {
+        // As below.
+        let _ = std::io::stderr().write_all(lines.as_bytes());
+    }
 }
 
 /// A line of level [`Level::Info`].
@@ -88,6 +99,8 @@ mod tests {
     #[test]
     fn levels_are_ordered_and_unknown_words_are_refused() {
         assert!(Level::Error < Level::Debug);
+        assert_eq!(Level::parse("summary"), Some(Level::Summary));
+        assert!(Level::Warn < Level::Summary && Level::Summary < Level::Info, "warnings come with it");
         assert_eq!(Level::parse(" Debug "), Some(Level::Debug));
         assert_eq!(Level::parse("loud"), None);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use client::Environment;
 use client::environment::{Severity, forget_after_fork};
 
-use crate::log;
+use crate::{log, summary};
 
 /// How long the exit of the program waits for what it has posted.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -36,7 +36,17 @@ pub(crate) fn environment() -> Arc<Environment> {
                     })
                     .ok()
             });
-            Arc::new(Environment { link_timeout, rdma_device, spin, spawn, print, log: line, ..plain })
+            let keeps_account = log::enabled(log::Level::Summary);
+            Arc::new(Environment {
+                link_timeout,
+                rdma_device,
+                spin,
+                keeps_account,
+                spawn,
+                print,
+                log: line,
+                ..plain
+            })
         })
         .clone()
 }
@@ -106,6 +116,10 @@ extern "C" fn at_end() {
     // A panic cannot leave a destructor; the program ends anyway.
     let _ = std::panic::catch_unwind(|| {
         ENDED.store(true, Ordering::Relaxed);
+        if log::enabled(log::Level::Summary) {
+            let used = crate::state::accounts();
+            log::summary(&summary::text(std::process::id(), summary::run_time(), &used));
+        }
         crate::state::close_all(FAREWELL);
     });
 }

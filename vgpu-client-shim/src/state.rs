@@ -18,7 +18,7 @@ use proto::{DeviceFacts, StreamCalls};
 use crate::config::{Target, config};
 use crate::globals::GLOBALS;
 use crate::handles::{EVENTS, STREAMS};
-use crate::{driver, graph, log, managed, process, registry, runtime};
+use crate::{driver, graph, log, managed, process, registry, runtime, summary};
 use client::{Remote, Session};
 
 /// The devices of this process, in order of their ordinals.
@@ -70,6 +70,23 @@ pub(crate) fn close_all(patience: std::time::Duration) {
     for remote in connected.flatten() {
         remote.close(patience);
     }
+}
+
+/// What the devices have cost so far, where that is counted.
+pub(crate) fn accounts() -> Vec<summary::Entry> {
+    let devices = DEVICES.get().into_iter().flat_map(Devices::iter);
+    let entry = |device: &Device| {
+        let remote = device.link.get()?.as_ref().ok()?;
+        let own = if device.is_primary() { "" } else { " (a context of its own)" };
+        let (name, address) = (&remote.facts().name, remote.address());
+        let verbs = remote.active().filter(|session| session.is_over_verbs());
+        Some(summary::Entry {
+            device: format!("device {}: {name} at {address}{own}", device.number),
+            account: remote.account()?,
+            verbs: verbs.map(|session| session.link_summary()),
+        })
+    };
+    devices.filter_map(entry).collect()
 }
 
 /// The devices; read from the environment at the first call.
@@ -222,6 +239,11 @@ impl Device {
     /// What the server said about the device. Costs no context there.
     pub(crate) fn facts(&self) -> CuResult<&DeviceFacts> {
         Ok(self.remote()?.facts())
+    }
+
+    /// How busy the device is; costs no context there. `None` if it cannot be reached or its server does not tell.
+    pub(crate) fn status(&self) -> Option<proto::handshake::Status> {
+        self.remote().ok()?.status()
     }
 
     /// The number of the device, as the program writes it.

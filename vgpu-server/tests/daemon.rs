@@ -11,7 +11,7 @@ use client::server_list::Transport;
 use client::{ConnectError, Environment, Remote, Session};
 use cuda_types::{CUstream, CuError, Dim3, HostSpan};
 use proto::frame::{CallId, Header, append};
-use proto::handshake::{Began, Begin, Hello, Welcome};
+use proto::handshake::{AskStatus, Began, Begin, Hello, Status, Welcome};
 use proto::{ContextCalls, MemoryCalls};
 use testkit::kernels;
 use transport::Address;
@@ -548,4 +548,99 @@ fn a_farewell_right_after_posted_calls_loses_none_of_them() {
     remote.close(PATIENCE);
     assert!(server.logged("cuMemsetD32Async=1000"));
     assert_eq!(ContextCalls::cuCtxSynchronize(&*session), Err(CuError::DEVICE_UNAVAILABLE), "it is over");
+}
+
+#[test]
+fn a_client_without_a_context_is_told_who_uses_what() {
+    let server = Server::start("null");
+    let (looking, first, second) = (server.connect(), server.connect(), server.connect());
+    let status = looking.status().expect("this server tells");
+    let total_memory = looking.facts().total_memory;
+    assert_eq!((status.total_memory, status.used_bytes), (total_memory, Some(0)));
+    assert_eq!((status.utilization_percent, status.clients.len()), (Some(0), 0));
+    let (one, other) = (first.session().expect("a worker"), second.session().expect("a worker"));
+    let memory = one.cuMemAlloc(10 << 20).expect("memory");
+    let _other_memory = other.cuMemAlloc(300 << 20).expect("memory");
+    let status = looking.status().expect("this server tells");
+    let used: Vec<u64> = status.clients.iter().map(|client| client.used_bytes.expect("told")).collect();
+    assert!((10 << 20..300 << 20).contains(&used[0]) && used[1] >= 300 << 20, "{used:?}");
+    assert_eq!(status.used_bytes, Some(used.iter().sum()));
+    for client in &status.clients {
+        assert_eq!(client.process, Some(std::process::id()));
+        assert!(client.name.starts_with("daemon-") && client.peer.starts_with("127.0.0.1:"), "{client:?}");
+    }
+    // While a call waits for the device, its client is told of like any other, and so is the time.
+    let release = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let held = Arc::clone(&release);
+    let hold = Box::new(move |_| {
+        while !held.load(std::sync::atomic::Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let stream = proto::StreamCalls::cuStreamCreateWithPriority(&*one, 1, 0).expect("a stream");
+    one.launch_host_function(stream, hold).expect("a host function");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| one.cuStreamSynchronize(stream));
+        let busy = eventually(|| {
+            looking.status().and_then(|status| status.utilization_percent).is_some_and(|percent| percent > 90)
+        });
+        release.store(true, std::sync::atomic::Ordering::Release);
+        assert!(busy, "a call that waits is a second of use");
+        waiting.join().expect("no panic").expect("the host function has run");
+    });
+    one.cuMemFree(memory).expect("freed");
+    first.close(PATIENCE);
+    assert!(eventually(|| looking.status().is_some_and(|status| status.clients.len() == 1)));
+    assert_eq!(looking.status().and_then(|status| status.used_bytes), Some(used[1]));
+    assert_eq!(server.workers().len(), 1, "nobody who asks gets a worker");
+    // The one that was greeted first can still begin, on the link over which it has never asked.
+    round_trip(&looking.session().expect("a worker")).expect("a good link");
+}
+
+#[test]
+fn status_may_be_asked_before_a_begin_on_the_same_link() {
+    let server = Server::start("null");
+    let mut stream = server.raw();
+    let mut answer = |frame: Vec<u8>| {
+        stream.write_all(&frame).expect("sent");
+        let mut header = [0; Header::SIZE];
+        stream.read_exact(&mut header).expect("an answer");
+        let header = Header::decode(&header).expect("a frame");
+        stream.read_exact(&mut vec![0; header.length as usize]).expect("its arguments");
+        header.opcode
+    };
+    assert_eq!(answer(Hello::new("by hand".into()).frame()), Welcome::OPCODE);
+    let begin = Begin { window_base: 1 << 44, window_bytes: 1 << 30, verbs: false };
+    let answers = [AskStatus {}.frame(), AskStatus {}.frame(), begin.frame()].map(answer);
+    assert_eq!(answers, [Status::OPCODE, Status::OPCODE, Began::OPCODE]);
+}
+
+#[test]
+fn a_server_that_does_not_know_the_question_leaves_it_unanswered() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let server = Server::start("null");
+    let facts = server.connect().facts().clone();
+    // As servers did before they knew it: what is no `Begin` ends the connection.
+    let older = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut hello = [0; Header::SIZE];
+            stream.read_exact(&mut hello).expect("a greeting");
+            let length = Header::decode(&hello).expect("a frame").length;
+            stream.read_exact(&mut vec![0; length as usize]).expect("its arguments");
+            let welcome = Welcome { version: proto::handshake::VERSIONS.1, facts: facts.clone() };
+            stream.write_all(&welcome.frame()).expect("sent");
+            // The end of the first client's link, the question of the second.
+            let _ = stream.read(&mut [0; Header::SIZE]);
+        }
+    });
+    let address = Address::Tcp { host: "127.0.0.1".into(), port };
+    let greeted = |address: &Address| {
+        let link = transport::SocketLink::connect(address, PATIENCE, PATIENCE).expect("it listens");
+        client::connect::Greeted::new(Box::new(link), PATIENCE).expect("it greets")
+    };
+    drop(greeted(&address));
+    assert!(matches!(greeted(&address).status(PATIENCE), Err(ConnectError::Link(_))));
+    older.join().expect("no panic");
 }

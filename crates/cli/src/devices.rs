@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use client::connect::ConnectError;
 use client::server_list::Transport;
 use proto::DeviceFacts;
+use proto::handshake::ClientStatus;
 use serde::Serialize;
 use transport::Address;
 use transport::verbs::{self, VerbsOptions};
@@ -18,7 +19,7 @@ use crate::table::Table;
 pub(crate) fn run(options: &options::Devices) -> Outcome {
     let named = servers::named(options.servers.as_deref()).map_err(Failure::own)?;
     let places = servers::places(&named).map_err(Failure::own)?;
-    let answers = servers::greet_all(&places, GREETINGS);
+    let answers = servers::greet_all(&places, GREETINGS, true);
     let has_verbs = verbs::available(&verbs_options()).is_ok();
     let rows: Vec<Row> = places
         .iter()
@@ -31,6 +32,9 @@ pub(crate) fn run(options: &options::Devices) -> Outcome {
         println!("{}", text.map_err(|error| Failure::own(format_args!("writing JSON: {error}")))?);
     } else {
         print!("{}", table(&rows));
+        if rows.iter().any(|row| row.processes.as_ref().is_some_and(|all| !all.is_empty())) {
+            print!("\n{}", processes(&rows));
+        }
     }
     Ok(ExitCode::from(u8::from(rows.iter().any(|row| row.error.is_some()))))
 }
@@ -46,8 +50,7 @@ pub(crate) fn verbs_options() -> VerbsOptions {
     }
 }
 
-/// One device; what is not known is `null`. A device in use and its utilisation are known to its workers only, and asking
-/// them would cost a context.
+/// One device; what is not known is `null`, or missing in a server of an older release.
 #[derive(Debug, Serialize)]
 struct Row {
     index: usize,
@@ -56,7 +59,7 @@ struct Row {
     bus_id: Option<String>,
     memory_used_bytes: Option<u64>,
     memory_total_bytes: Option<u64>,
-    utilization_percent: Option<u32>,
+    utilization_percent: Option<u8>,
     compute_mode: Option<&'static str>,
     compute_capability: Option<String>,
     server: String,
@@ -65,6 +68,19 @@ struct Row {
     round_trip_us: Option<f64>,
     /// Why the device cannot be used.
     error: Option<String>,
+    /// Who has a context on the device.
+    processes: Option<Vec<Process>>,
+}
+
+/// A program that uses a device.
+#[derive(Debug, Serialize)]
+struct Process {
+    pid: Option<u32>,
+    name: String,
+    /// Where it runs, as it says itself, or from where the server sees it come.
+    host: String,
+    memory_used_bytes: Option<u64>,
+    seconds: u64,
 }
 
 impl Row {
@@ -74,14 +90,15 @@ impl Row {
             Err(error) => (None, Some(error.to_string())),
         };
         let facts = answer.as_ref().map(|answer| &answer.facts);
+        let status = answer.as_ref().and_then(|answer| answer.status.as_ref());
         Row {
             index,
             name: facts.map(|facts| facts.name.clone()),
             uuid: facts.map(uuid),
             bus_id: facts.and_then(bus_id),
-            memory_used_bytes: None,
+            memory_used_bytes: status.and_then(|status| status.used_bytes),
             memory_total_bytes: facts.map(|facts| facts.total_memory),
-            utilization_percent: None,
+            utilization_percent: status.and_then(|status| status.utilization_percent),
             compute_mode: facts.and_then(compute_mode),
             compute_capability: facts
                 .and_then(|facts| Some(format!("{}.{}", facts.attribute(MAJOR)?, facts.attribute(MINOR)?))),
@@ -92,14 +109,31 @@ impl Row {
                 .as_ref()
                 .map(|answer| (answer.round_trip.as_secs_f64() * 1e7).round() / 10.0),
             error,
+            processes: status.map(|status| status.clients.iter().map(Process::new).collect()),
+        }
+    }
+}
+
+impl Process {
+    fn new(client: &ClientStatus) -> Process {
+        // Clients call themselves `program[process]@host`; what is not of this form is shown as it is.
+        let own = client.name.rsplit_once("]@").zip(client.process);
+        let parts = own.and_then(|((before, host), _)| Some((before.rsplit_once('[')?.0, host)));
+        let (name, host) = parts.unwrap_or((&client.name, &client.peer));
+        Process {
+            pid: client.process,
+            name: name.to_owned(),
+            host: host.to_owned(),
+            memory_used_bytes: client.used_bytes,
+            seconds: client.seconds,
         }
     }
 }
 
 fn table(rows: &[Row]) -> Table {
-    let header = ["GPU", "Name", "Bus-Id", "Memory", "Util", "Compute M.", "Server", "Link", "Round trip"];
+    let header =
+        ["GPU", "Name", "Bus-Id", "Memory-Usage", "GPU-Util", "Compute M.", "Server", "Link", "Round trip"];
     let mut table = Table::new(&header);
-    let unknown = || "-".to_owned();
     for row in rows {
         let mut cells = vec![row.index.to_string()];
         if let Some(error) = &row.error {
@@ -108,7 +142,6 @@ fn table(rows: &[Row]) -> Table {
             table.push_wide(cells);
             continue;
         }
-        let mib = |bytes: Option<u64>| bytes.map_or_else(unknown, |bytes| format!("{}MiB", bytes >> 20));
         cells.extend([
             row.name.clone().unwrap_or_else(unknown),
             row.bus_id.clone().unwrap_or_else(unknown),
@@ -122,6 +155,32 @@ fn table(rows: &[Row]) -> Table {
         table.push(cells);
     }
     table
+}
+
+/// The second table of nvidia-smi; all processes compute (type C).
+fn processes(rows: &[Row]) -> Table {
+    let mut table = Table::new(&["GPU", "PID", "Type", "Process name", "GPU Memory", "Host"]);
+    for row in rows {
+        for process in row.processes.iter().flatten() {
+            table.push(vec![
+                row.index.to_string(),
+                process.pid.map_or_else(unknown, |pid| pid.to_string()),
+                "C".to_owned(),
+                process.name.clone(),
+                mib(process.memory_used_bytes),
+                process.host.clone(),
+            ]);
+        }
+    }
+    table
+}
+
+fn mib(bytes: Option<u64>) -> String {
+    bytes.map_or_else(unknown, |bytes| format!("{}MiB", bytes >> 20))
+}
+
+fn unknown() -> String {
+    "-".to_owned()
 }
 
 /// As nvidia-smi writes it.
@@ -194,8 +253,12 @@ mod tests {
 
     #[test]
     fn a_device_is_shown_as_nvidia_smi_shows_it() {
-        let answer =
-            Answer { facts: facts(), version: 2, round_trip: std::time::Duration::from_nanos(41_250) };
+        let answer = Answer {
+            facts: facts(),
+            version: 2,
+            round_trip: std::time::Duration::from_nanos(41_250),
+            status: None,
+        };
         let row = Row::new(0, &place("gpuhost:0"), Ok(answer), false);
         assert_eq!(row.uuid.as_deref(), Some("GPU-00010203-0405-0607-0809-0a0b0c0d0e0f"));
         assert_eq!(row.compute_capability.as_deref(), Some("9.0"));
@@ -206,11 +269,89 @@ mod tests {
         assert_eq!(
             lines[..2],
             [
-                "GPU  Name         Bus-Id            Memory         Util  Compute M.  Server         Link  Round trip",
-                "0    NVIDIA H200  00000001:C1:00.0  - / 144384MiB  -     Default     gpuhost:40800  tcp   41.3 us",
+                "GPU  Name         Bus-Id            Memory-Usage   GPU-Util  Compute M.  Server         Link  Round trip",
+                "0    NVIDIA H200  00000001:C1:00.0  - / 144384MiB  -         Default     gpuhost:40800  tcp   41.3 us",
             ]
         );
         assert!(lines[2].starts_with("1    unavailable: b accepted the connection"), "{shown}");
+    }
+
+    /// What nvidia-smi 580 prints, as far as there is something of it here.
+    const NVIDIA_SMI: &str = "\
+| GPU  Name                 Persistence-M | Bus-Id          Disp.A | Volatile Uncorr. ECC |
+| Fan  Temp   Perf          Pwr:Usage/Cap |           Memory-Usage | GPU-Util  Compute M. |
+|   0  NVIDIA H200                    On  | 00000001:C1:00.0   Off |                    0 |
+| N/A   30C    P0             76W / 700W  |   1536MiB / 144384MiB  |      37%     Default |
+| Processes:                                                                              |
+|  GPU   GI   CI              PID   Type   Process name                        GPU Memory |
+|    0   N/A  N/A            4711      C   train                                   1024MiB |
+|    0   N/A  N/A              12      C   a.out                                    512MiB |
+";
+
+    #[test]
+    fn what_overlaps_with_nvidia_smi_has_its_names_and_formats() {
+        let client = |name: &str, process, bytes: u64| ClientStatus {
+            name: name.into(),
+            peer: "10.0.0.9:4321".into(),
+            process,
+            seconds: 60,
+            used_bytes: Some(bytes),
+        };
+        let status = proto::handshake::Status {
+            total_memory: 141 << 30,
+            used_bytes: Some(1536 << 20),
+            utilization_percent: Some(37),
+            clients: vec![
+                client("train[4711]@node1", Some(4711), 1024 << 20),
+                client("a.out[12]@node2", Some(12), 512 << 20),
+            ],
+        };
+        let round_trip = std::time::Duration::from_micros(40);
+        let answer = Answer { facts: facts(), version: 3, round_trip, status: Some(status) };
+        let row = Row::new(0, &place("gpuhost:0"), Ok(answer), false);
+        let rows = [row];
+        let shown = format!("{}\n{}", table(&rows), processes(&rows));
+        let expected = "\
+GPU  Name         Bus-Id            Memory-Usage          GPU-Util  Compute M.  Server         Link  Round trip
+0    NVIDIA H200  00000001:C1:00.0  1536MiB / 144384MiB   37%       Default     gpuhost:40800  tcp   40.0 us
+
+GPU  PID   Type  Process name  GPU Memory  Host
+0    4711  C     train         1024MiB     node1
+0    12    C     a.out         512MiB      node2
+";
+        let squeezed = |text: &str| {
+            text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        };
+        assert_eq!(squeezed(&shown), squeezed(expected));
+        // Every cell but those of the network is one of nvidia-smi's.
+        let ours =
+            ["Server", "Link", "Round trip", "gpuhost:40800", "tcp", "40.0 us", "Host", "node1", "node2"];
+        let cells =
+            shown.lines().flat_map(|line| line.split("  ")).map(str::trim).filter(|cell| !cell.is_empty());
+        let mut compared = 0;
+        for cell in cells.filter(|cell| !ours.contains(cell)) {
+            let bounded = |part: &str| part.starts_with([' ', '|']) || part.is_empty();
+            let found = NVIDIA_SMI.match_indices(cell).any(|(at, _)| bounded(&NVIDIA_SMI[at + cell.len()..]));
+            assert!(found, "{cell:?} is not nvidia-smi's");
+            compared += 1;
+        }
+        assert_eq!(compared, 6 + 6 + 5 + 5 + 5);
+    }
+
+    #[test]
+    fn a_client_with_another_name_is_shown_by_its_address() {
+        let client = ClientStatus {
+            name: "by hand".into(),
+            peer: "10.0.0.9:4321".into(),
+            process: None,
+            seconds: 1,
+            used_bytes: None,
+        };
+        let process = Process::new(&client);
+        assert_eq!(
+            (process.name.as_str(), process.host.as_str(), process.pid),
+            ("by hand", "10.0.0.9:4321", None)
+        );
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Greets every server of the list and shows its device. Costs no context there.
+/// Shows the device of every server of the list, and who uses it. Costs no context there.
 ///
 /// A server that cannot be used is a row with the reason; the exit status is then 1.
 #[derive(Args, Debug)]

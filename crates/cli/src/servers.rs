@@ -6,6 +6,7 @@ use client::Environment;
 use client::connect::{ConnectError, Greeted};
 use client::server_list::{Named, Transport};
 use proto::DeviceFacts;
+use proto::handshake::Status;
 use transport::{Address, SocketLink};
 
 /// Where a device of the list is.
@@ -23,6 +24,8 @@ pub(crate) struct Answer {
     pub(crate) version: u16,
     /// From a question to its answer, the shortest of some.
     pub(crate) round_trip: Duration,
+    /// How busy the device is, if that was asked and the server knows the question.
+    pub(crate) status: Option<Status>,
 }
 
 /// The list that option `-s` or the environment names, and by which word.
@@ -47,13 +50,19 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|text| text.to_string_lossy().into_owned())
 }
 
-/// Greets all servers at once.
-pub(crate) fn greet_all(places: &[Place], times: u32) -> Vec<Result<Answer, ConnectError>> {
+/// Greets all servers at once; `with_status` asks them how busy their devices are.
+pub(crate) fn greet_all(
+    places: &[Place],
+    times: u32,
+    with_status: bool,
+) -> Vec<Result<Answer, ConnectError>> {
     let what = format!("greeting {} servers", places.len());
     crate::progress::during(&what, || {
         std::thread::scope(|scope| {
-            let greeting: Vec<_> =
-                places.iter().map(|place| scope.spawn(move || greet(&place.address, times))).collect();
+            let greeting: Vec<_> = places
+                .iter()
+                .map(|place| scope.spawn(move || greet(&place.address, times, with_status)))
+                .collect();
             let joined = greeting.into_iter().map(|greeting| greeting.join());
             joined.map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         })
@@ -61,18 +70,26 @@ pub(crate) fn greet_all(places: &[Place], times: u32) -> Vec<Result<Answer, Conn
 }
 
 /// Greets a server `times` times, over a new connection each time, and keeps the shortest round trip.
-fn greet(address: &Address, times: u32) -> Result<Answer, ConnectError> {
+fn greet(address: &Address, times: u32, with_status: bool) -> Result<Answer, ConnectError> {
     let limits = Environment::default();
     let mut best: Option<Answer> = None;
-    for _ in 0..times.max(1) {
+    for time in (0..times.max(1)).rev() {
         let link = SocketLink::connect(address, limits.connect_timeout, limits.link_timeout)
             .map_err(ConnectError::Link)?;
         let start = Instant::now();
-        let greeted = Greeted::new(Box::new(link), limits.connect_timeout)?;
+        let mut greeted = Greeted::new(Box::new(link), limits.connect_timeout)?;
         let round_trip = start.elapsed();
+        // A server that does not know the question ends the link, so it comes with the last.
+        let status =
+            if with_status && time == 0 { greeted.status(limits.connect_timeout).ok() } else { None };
         let welcome = greeted.welcome();
         let shortest = best.map_or(round_trip, |best| best.round_trip.min(round_trip));
-        best = Some(Answer { facts: welcome.facts.clone(), version: welcome.version, round_trip: shortest });
+        best = Some(Answer {
+            facts: welcome.facts.clone(),
+            version: welcome.version,
+            round_trip: shortest,
+            status,
+        });
     }
     Ok(best.expect("greeted at least once"))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::codec::Malformed;
 use proto::frame::Header;
 use proto::frames::{FrameError, FrameReader};
-use proto::handshake::{Began, Begin, GREETING_LIMIT, Hello, Refusal, Welcome};
+use proto::handshake::{AskStatus, Began, Begin, GREETING_LIMIT, Hello, Refusal, Status, Welcome};
 use transport::{Link, LinkError};
 
 /// Why a device of the list cannot be used.
@@ -66,6 +66,12 @@ impl Greeted {
     /// What the server said: the version that both speak, and the device's facts.
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
+    }
+
+    /// Asks how busy the device is. A server of a release that does not know the question ends the link.
+    pub fn status(&mut self, timeout: Duration) -> Result<Status, ConnectError> {
+        self.link.send(&[&AskStatus {}.frame()]).map_err(ConnectError::Link)?;
+        answer(&*self.link, &mut self.frames, timeout, Status::OPCODE, Status::read)
     }
 
     /// Asks for a worker whose window lies at `begin`; `Ok(None)` if the window cannot lie there.

@@ -76,7 +76,11 @@ impl Session {
                 None if registered && !wait => return self.pull(at, rest(), stream),
                 None => {
                     self.flush()?;
-                    self.wait_until(|state| state.staging.take(part_bytes as u64, Use::Call))?
+                    let start = self.clock();
+                    let staging =
+                        self.wait_until(|state| state.staging.take(part_bytes as u64, Use::Call))?;
+                    self.account_since(start, |account, waited| account.room.add(waited, 0));
+                    staging
                 }
             };
             let part = src.slice(offset, part_bytes).expect("at most the rest");
@@ -101,6 +105,7 @@ impl Session {
         stream: CUstream,
     ) -> CuResult<Option<Ticket>> {
         let bytes = part.len() as u64;
+        self.account(|account| account.staged_bytes += bytes);
         if let Some((direct, bulk)) = self.direct() {
             let ticket = bulk.upload(direct, part, staging).map_err(|error| self.lose(&error))?;
             // What is written is there before the call that is sent behind it.
@@ -166,6 +171,7 @@ impl Session {
                 pull.sent += bytes;
             }
             drop(state);
+            self.account(|account| account.staged_bytes += bytes);
             let part = usize::try_from(sent)
                 .ok()
                 .zip(usize::try_from(bytes).ok())
@@ -236,8 +242,11 @@ impl Session {
         if !awaited {
             return Ok(());
         }
+        let start = self.clock();
         self.flush()?;
-        if self.wait_until(|state| state.landed.remove(&copy))? {
+        let landed = self.wait_until(|state| state.landed.remove(&copy))?;
+        self.account_since(start, |account, waited| account.landings.add(waited, dst.len() as u64));
+        if landed {
             return self.deliver_deferred();
         }
         // The copy failed: this call tells why.

@@ -16,6 +16,8 @@ pub struct Environment {
     pub rdma_device: Option<String>,
     /// How long a waiting thread polls before it sleeps, where polling is possible; measured if not given.
     pub spin: Option<Duration>,
+    /// Whether calls, waits and bytes are counted: [`Remote::account`](crate::Remote::account).
+    pub keeps_account: bool,
     /// Starts a thread that no signal of the program reaches.
     pub spawn: Spawn,
     /// Takes what kernels print.
@@ -40,6 +42,7 @@ impl Default for Environment {
             link_timeout: Duration::from_secs(2),
             rdma_device: None,
             spin: None,
+            keeps_account: false,
             spawn: |name, body| std::thread::Builder::new().name(name.into()).spawn(body).map(drop),
             print: |bytes| {
                 use std::io::Write;

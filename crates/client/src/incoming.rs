@@ -79,7 +79,9 @@ impl Session {
             }
             PullDone::OPCODE => {
                 let done = PullDone::read(&arguments)?;
-                self.state().pulls.remove(&done.copy);
+                let pulled = self.state().pulls.remove(&done.copy);
+                let bytes = pulled.map_or(0, |pull| pull.span.len() as u64);
+                self.account(|account| account.staged_bytes += bytes);
                 Ok(())
             }
             Notice::OPCODE => {
@@ -125,6 +127,7 @@ impl Session {
     }
 
     fn landed(&self, landing: &Landing, bytes: u64) {
+        self.account(|account| account.landed_bytes += bytes);
         let mut state = self.state();
         let Some(entry) = state.landings.get_mut(&landing.copy) else { return };
         entry.received += bytes;

@@ -13,6 +13,7 @@
 //! * [`virtual_memory`]: addresses, physical memory and mappings apart
 //! * [`verbs`]: the change from TCP to verbs; [`bulk`]: bulk bytes over a link with direct access
 //! * [`hazards`]: host memory that something pending can still write
+//! * [`ledger`]: where the time went
 //! * [`environment`]: what the embedding program provides
 //! * [`server_list`]: the grammar of `VGPU_SERVER`
 
@@ -28,6 +29,7 @@ pub mod hazards;
 pub mod host_function;
 mod incoming;
 pub mod launch;
+mod ledger;
 pub mod memory;
 mod progress;
 pub mod remote;
@@ -41,5 +43,6 @@ pub mod virtual_memory;
 pub use connect::ConnectError;
 pub use environment::Environment;
 pub use launch::LaunchRefusal;
+pub use ledger::{Account, SMALL_COPY_BYTES, Tally};
 pub use remote::Remote;
 pub use session::{Session, Statistics};

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use cuda_types::{CuError, CuResult};
 use proto::DeviceFacts;
-use proto::handshake::Begin;
+use proto::handshake::{Begin, Status};
 use transport::{Address, SocketLink};
 use window::Window;
 
 use crate::connect::{ConnectError, Greeted};
 use crate::environment::{Environment, Severity, is_forked};
+use crate::ledger::{Account, Ledger};
 use crate::server_list::Transport;
 use crate::session::Session;
 use crate::verbs;
@@ -36,6 +37,8 @@ pub struct Remote {
     environment: Arc<Environment>,
     facts: Arc<DeviceFacts>,
     reserve: Reserve,
+    /// Where calls are counted, if they are.
+    ledger: Option<Arc<Ledger>>,
     state: Mutex<Link>,
 }
 
@@ -72,6 +75,7 @@ impl Remote {
         reserve: Reserve,
     ) -> Remote {
         let facts = Arc::new(greeted.welcome.facts.clone());
+        let ledger = environment.keeps_account.then(Arc::default);
         Remote {
             address,
             transport,
@@ -79,6 +83,7 @@ impl Remote {
             environment,
             facts,
             reserve,
+            ledger,
             state: Mutex::new(Link::Idle(greeted)),
         }
     }
@@ -86,6 +91,12 @@ impl Remote {
     /// What the server said about the device.
     pub fn facts(&self) -> &DeviceFacts {
         &self.facts
+    }
+
+    /// How busy the device is, over a link of its own: it needs no context. `None` if the server does not tell.
+    pub fn status(&self) -> Option<Status> {
+        let mut greeted = greet(&self.address, &self.environment).ok()?;
+        greeted.status(self.environment.connect_timeout).ok()
     }
 
     /// Where the device is.
@@ -103,6 +114,12 @@ impl Remote {
             Link::Active(session) => Some(Arc::clone(session)),
             _ => None,
         }
+    }
+
+    /// What the device has cost so far, over all its sessions; `None` if that is not counted or belongs to the parent of
+    /// this process.
+    pub fn account(&self) -> Option<Account> {
+        self.ledger.as_ref().filter(|_| !is_forked()).map(|ledger| ledger.account())
     }
 
     /// The session, begun now if there is none: the server starts a worker.
@@ -163,6 +180,7 @@ impl Remote {
                     &began,
                     window,
                     Arc::clone(&self.environment),
+                    self.ledger.clone(),
                 )
                 .map_err(|source| ConnectError::Link(transport::LinkError::Lost { peer, source }));
             }

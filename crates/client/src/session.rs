@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cuda_types::{CuError, CuResult};
 use proto::calls::Row;
@@ -30,6 +30,7 @@ use window::Window;
 
 use crate::bulk::Bulk;
 use crate::environment::{self, Environment, Severity};
+use crate::ledger::{Account, Ledger};
 use crate::progress::Progress;
 use crate::state::State;
 use crate::verbs::{self, Ready};
@@ -57,6 +58,7 @@ pub struct Session {
     /// Held while an allocation is placed and its chunk is mapped.
     pub(crate) allocating: Mutex<()>,
     counters: Counters,
+    ledger: Option<Arc<Ledger>>,
 }
 
 /// What a session has cost so far.
@@ -103,6 +105,7 @@ impl Session {
         began: &Began,
         window: Window,
         environment: Arc<Environment>,
+        ledger: Option<Arc<Ledger>>,
     ) -> std::io::Result<Arc<Session>> {
         let Ready { greeted, bulk } = ready;
         let progress = Progress::shared(&environment)?;
@@ -132,6 +135,7 @@ impl Session {
             farewell: AtomicBool::new(false),
             allocating: Mutex::new(()),
             counters: Counters::default(),
+            ledger,
         });
         progress.watch(&session);
         Ok(session)
@@ -179,6 +183,26 @@ impl Session {
         }
     }
 
+    /// Notes something where calls are counted.
+    pub(crate) fn account(&self, change: impl FnOnce(&mut Account)) {
+        if let Some(ledger) = &self.ledger {
+            ledger.change(change);
+        }
+    }
+
+    /// Where calls are counted, the start of a wait.
+    pub(crate) fn clock(&self) -> Option<Instant> {
+        self.ledger.as_ref().map(|_| Instant::now())
+    }
+
+    /// Notes a wait that began at `start`.
+    pub(crate) fn account_since(&self, start: Option<Instant>, change: impl FnOnce(&mut Account, Duration)) {
+        if let Some(start) = start {
+            let waited = start.elapsed();
+            self.account(|account| change(account, waited));
+        }
+    }
+
     /// The error of an earlier posted call, once.
     pub fn take_deferred(&self) -> Option<CuError> {
         self.state().take_deferred()
@@ -200,7 +224,9 @@ impl Session {
             }
             self.flush_locked(&mut out)?;
             drop(out);
+            let start = self.clock();
             self.wait_until(|state| (state.issued != issued).then_some(()))?;
+            self.account_since(start, |account, waited| account.backlog.add(waited, 0));
             out = self.outgoing();
         }
         let call = out.next_call;
@@ -212,7 +238,9 @@ impl Session {
         }
         let start = out.buffer.len();
         append(&mut out.buffer, row.opcode, call, 0, write);
-        out.bytes += (out.buffer.len() - start) as u64;
+        let bytes = (out.buffer.len() - start) as u64;
+        out.bytes += bytes;
+        self.account(|account| account.appended(row, bytes));
         if out.marks.back().is_none_or(|(_, bytes)| out.bytes - bytes >= MARK_BYTES) {
             let mark = (call, out.bytes);
             out.marks.push_back(mark);
@@ -227,6 +255,10 @@ impl Session {
         self.counters.sends.fetch_add(1, Ordering::Relaxed);
         let bytes: usize = all.iter().map(|part| part.len()).sum();
         self.counters.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.account(|account| {
+            account.sends += 1;
+            account.bytes_sent += bytes as u64;
+        });
         let sent = self.link.send(&all);
         out.buffer.clear();
         out.announced = false;
@@ -276,6 +308,11 @@ impl Session {
     /// What the link is and has carried, for people.
     pub fn link_summary(&self) -> String {
         verbs::summary(&*self.link).unwrap_or_else(|| format!("link to {}", self.link.peer()))
+    }
+
+    /// Whether bulk bytes go by RDMA.
+    pub fn is_over_verbs(&self) -> bool {
+        self.bulk.is_some()
     }
 
     /// Whether the network reaches the device's memory without the worker's staging.
@@ -474,10 +511,10 @@ impl Session {
         if self.send_control(|out| Farewell {}.append(out, 0)).is_err() {
             return;
         }
-        let end = std::time::Instant::now() + patience;
+        let end = Instant::now() + patience;
         // The worker ends the link when it is done; the progress thread or this one sees it.
         while !self.is_lost() {
-            let left = end.saturating_duration_since(std::time::Instant::now());
+            let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || self.link.wait_readable(left.min(Duration::from_millis(20))).is_err() {
                 break;
             }
@@ -526,13 +563,16 @@ impl Caller for Session {
         write: &mut dyn FnMut(&mut Vec<u8>),
         read: &mut dyn FnMut(&[u8]) -> Result<(), Malformed>,
     ) -> CuResult<()> {
-        let call = {
+        let (call, start) = {
             let (mut out, call) = self.append(row, write)?;
+            let start = self.clock();
             self.flush_locked(&mut out)?;
-            call
+            (call, start)
         };
         self.counters.round_trips.fetch_add(1, Ordering::Relaxed);
+        self.account(|account| account.asked(row));
         let reply = self.wait_until(|state| state.replies.remove(&call.0))?;
+        self.account_since(start, |account, waited| account.answered(row, waited, reply.value.len() as u64));
         if reply.error != 0 {
             let error = CuError(reply.error);
             self.note(error);

@@ -58,7 +58,18 @@ pub struct Harness {
 
 impl Harness {
     /// Connects a client to `device` as device `ordinal` of its list.
-    pub fn new(wire: Wire, device: Arc<dyn Device>, ordinal: u32, mut options: WorkerOptions) -> Harness {
+    pub fn new(wire: Wire, device: Arc<dyn Device>, ordinal: u32, options: WorkerOptions) -> Harness {
+        Harness::with(wire, device, ordinal, options, Environment::default())
+    }
+
+    /// The same for a client in an environment of choice.
+    pub fn with(
+        wire: Wire,
+        device: Arc<dyn Device>,
+        ordinal: u32,
+        mut options: WorkerOptions,
+        environment: Environment,
+    ) -> Harness {
         let transport = if wire == Wire::Verbs {
             options.verbs.get_or_insert_with(verbs_options);
             Transport::Verbs
@@ -76,14 +87,8 @@ impl Harness {
         let greeted = Greeted::new(near, TIMEOUT).expect("the harness answers");
         // A reset would need a listener; the harness has none.
         let address = Address::Tcp { host: "localhost".into(), port: 9 };
-        let remote = Remote::greeted(
-            greeted,
-            address,
-            transport,
-            ordinal,
-            Arc::new(Environment::default()),
-            |_, _| true,
-        );
+        let remote =
+            Remote::greeted(greeted, address, transport, ordinal, Arc::new(environment), |_, _| true);
         Harness { remote, ended, far }
     }
 

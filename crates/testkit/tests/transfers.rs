@@ -502,3 +502,34 @@ fn verbs_a_client_is_refused_where_gpudirect_must_be_and_cannot() {
     let harness = Harness::new(Wire::Verbs, Arc::new(NullGpu::new(false)), 0, options);
     assert_eq!(harness.remote.session().map(drop), Err(CuError::DEVICE_UNAVAILABLE));
 }
+
+#[test]
+fn an_account_counts_what_the_session_counts() {
+    let environment = client::Environment { keeps_account: true, ..client::Environment::default() };
+    let device: Arc<dyn Device> = Arc::new(NullGpu::new(false));
+    let harness = Harness::with(Wire::Unix, device, 0, little_staging(), environment);
+    let account = || harness.remote.account().expect("it is kept");
+    assert_eq!(account().calls(), 0, "a greeting is no use of the device");
+    let session = harness.remote.session().expect("a worker");
+    let bytes = 2 * 1024 * 1024;
+    let memory = session.cuMemAlloc(bytes as u64).expect("memory");
+    session.copy_to_device(memory, host(bytes, pattern(1)), CUstream::NULL, true).expect("copied");
+    session.copy_to_device(memory, registered(bytes, pattern(2)), CUstream::NULL, true).expect("copied");
+    for length in [4, 4, 1024, 1025, bytes] {
+        session.copy_to_host(host(length, |_| 0), memory, CUstream::NULL, true).expect("copied");
+    }
+    session.copy_to_host(registered(bytes, |_| 0), memory, CUstream::NULL, false).expect("posted");
+    session.cuCtxSynchronize().expect("done");
+    session.cuStreamQuery(CUstream::NULL).expect("asked");
+    let (account, statistics) = (account(), session.statistics());
+    assert_eq!(account.all_round_trips().count, statistics.round_trips);
+    assert_eq!((account.sends, account.bytes_sent), (statistics.sends, statistics.bytes_sent));
+    let small = account.small_copies;
+    assert_eq!((small.count, small.received_bytes, small.largest_received), (3, 1032, 1024));
+    assert_eq!(account.round_trips["cuMemcpyDtoH_v2"].count, 4);
+    assert_eq!(account.landings.count, 1, "of two, one was waited for");
+    assert_eq!((account.staged_bytes, account.landed_bytes), (2 * bytes as u64, 2 * bytes as u64));
+    assert!(account.waited() >= account.all_round_trips().waited + account.landings.waited);
+    let silent = Harness::new(Wire::Memory, Arc::new(NullGpu::new(false)), 1, little_staging());
+    assert_eq!(silent.remote.account(), None);
+}

@@ -5,7 +5,7 @@
 //! Layout:
 //! * `system`: beginning and end, versions, errors
 //! * `device`: handles, names, places on the bus, what a device is
-//! * `usage`: memory, processes
+//! * `usage`: memory, utilization, processes
 //! * `topology`: what lies between devices
 
 pub(crate) mod device;

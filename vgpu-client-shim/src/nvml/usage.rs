@@ -1,9 +1,11 @@
-//! What is used of a device: memory and processes, as far as this process knows.
+//! What is used of a device: memory, time and processes, as far as server and clients know.
 //!
-//! A device's memory is counted by its driver, so asking costs a context on the server, as a process of `nvidia-smi` on
-//! that machine would not; a program that uses CUDA has one anyway. Processes of other clients are not told.
+//! Where this process has a context, the device's driver is asked for the memory; else, and for everything else, the server,
+//! which knows what its clients use and needs no context to tell. A server of an older release tells nothing: then memory
+//! costs a context, and this process is the only one.
 
 use proto::MemoryCalls;
+use proto::handshake::Status;
 
 use super::{NvmlError, Outcome, device, entries, reached, room};
 use crate::edge::Out;
@@ -29,18 +31,26 @@ entries! {
         Ok(())
     }
 
-    /// The processes that compute on a device: this one, if it does.
-    fn nvmlDeviceGetComputeRunningProcesses(handle: u64, count: Option<&mut u32>, processes: *mut Process1) {
-        let own = |pid, bytes| Process1 { pid, bytes };
-        list(device(handle)?, count, processes, own)
+    /// Percent of the last second in which calls were being made. How busy the memory was nobody knows: 0.
+    fn nvmlDeviceGetUtilizationRates(handle: u64, rates: Out<'_, Utilization>) {
+        let rates = room(rates)?;
+        let status = device(handle)?.status().ok_or(NvmlError::NOT_SUPPORTED)?;
+        let gpu = u32::from(status.utilization_percent.ok_or(NvmlError::NOT_SUPPORTED)?);
+        rates.write(Utilization { gpu, memory: 0 });
+        Ok(())
     }
 
-    /// The processes that compute on a device: this one, if it does.
+    /// The processes that compute on a device, of all clients; their numbers are those on their own machines.
+    fn nvmlDeviceGetComputeRunningProcesses(handle: u64, count: Option<&mut u32>, processes: *mut Process1) {
+        list(device(handle)?, count, processes, |pid, bytes| Process1 { pid, bytes })
+    }
+
+    /// The processes that compute on a device, of all clients; their numbers are those on their own machines.
     fn nvmlDeviceGetComputeRunningProcesses_v2(handle: u64, count: Option<&mut u32>, processes: *mut Process) {
         list(device(handle)?, count, processes, Process::new)
     }
 
-    /// The processes that compute on a device: this one, if it does.
+    /// The processes that compute on a device, of all clients; their numbers are those on their own machines.
     fn nvmlDeviceGetComputeRunningProcesses_v3(handle: u64, count: Option<&mut u32>, processes: *mut Process) {
         list(device(handle)?, count, processes, Process::new)
     }
@@ -99,6 +109,14 @@ pub(crate) struct Memory2 {
 /// `NVML_STRUCT_VERSION(Memory, 2)`: size and version.
 const MEMORY_2: u32 = 40 | 2 << 24;
 
+/// `nvmlUtilization_t`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Utilization {
+    gpu: u32,
+    memory: u32,
+}
+
 /// `nvmlProcessInfo_v1_t`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -126,29 +144,52 @@ impl Process {
 
 /// Free bytes and all.
 fn bytes(device: &Device) -> Outcome<(u64, u64)> {
-    let session = match device.open_session() {
-        Some(session) => session,
-        None => reached(device.session())?,
-    };
-    reached(session.cuMemGetInfo_v2())
+    if let Some(session) = device.open_session() {
+        return reached(session.cuMemGetInfo_v2());
+    }
+    match device.status() {
+        Some(Status { total_memory, used_bytes: Some(used), .. }) => {
+            Ok((total_memory.saturating_sub(used), total_memory))
+        }
+        _ => reached(reached(device.session())?.cuMemGetInfo_v2()),
+    }
 }
 
-/// Lists this process if it has a context on the device.
-fn list<T>(device: &Device, count: Option<&mut u32>, room: *mut T, own: impl Fn(u32, u64) -> T) -> Outcome {
+/// Lists the processes that have a context on the device.
+fn list<T>(device: &Device, count: Option<&mut u32>, room: *mut T, entry: impl Fn(u32, u64) -> T) -> Outcome {
     let count = count.ok_or(NvmlError::INVALID_ARGUMENT)?;
-    let given = std::mem::replace(count, u32::from(device.open_session().is_some()));
-    if *count == 0 {
+    let all = processes(device);
+    let given = std::mem::replace(count, u32::try_from(all.len()).unwrap_or(u32::MAX));
+    if all.is_empty() {
         return Ok(());
     }
-    // NVML Reference, nvmlDeviceGetComputeRunningProcesses: asked with no room, it says how much is needed.
-    if given == 0 || room.is_null() {
+    // NVML Reference, nvmlDeviceGetComputeRunningProcesses: with too little room it says how much is needed.
+    if given < *count || room.is_null() {
         return Err(NvmlError::INSUFFICIENT_SIZE);
     }
-    let (free, total) = bytes(device)?;
-    // SAFETY: the caller's array has room for `given` entries (module doc of `edge`).
-    unsafe { room.write(own(std::process::id(), total - free)) };
+    for (place, (pid, bytes)) in all.into_iter().enumerate() {
+        // SAFETY: the caller's array has room for `given` entries (module doc of `edge`), and there are no more.
+        unsafe { room.add(place).write(entry(pid, bytes)) };
+    }
     Ok(())
 }
+
+/// Processes with their bytes, as far as the clients have told who they are; with an older server this process alone.
+fn processes(device: &Device) -> Vec<(u32, u64)> {
+    if let Some(status) = device.status() {
+        let told = |bytes: Option<u64>| bytes.unwrap_or(NOT_AVAILABLE);
+        let clients = status.clients.iter();
+        return clients.filter_map(|client| Some((client.process?, told(client.used_bytes)))).collect();
+    }
+    let own = device.open_session().map(|session| {
+        let bytes = session.cuMemGetInfo_v2().map_or(NOT_AVAILABLE, |(free, total)| total - free);
+        (std::process::id(), bytes)
+    });
+    own.into_iter().collect()
+}
+
+/// `NVML_VALUE_NOT_AVAILABLE`.
+const NOT_AVAILABLE: u64 = u64::MAX;
 
 fn none(handle: u64, count: Option<&mut u32>) -> Outcome {
     device(handle)?;
@@ -163,6 +204,6 @@ mod tests {
     #[test]
     fn structures_have_the_layout_of_the_header() {
         assert_eq!((size_of::<Memory>(), size_of::<Memory2>()), (24, 40));
-        assert_eq!((size_of::<Process1>(), size_of::<Process>()), (16, 24));
+        assert_eq!((size_of::<Process1>(), size_of::<Process>(), size_of::<Utilization>()), (16, 24, 8));
     }
 }

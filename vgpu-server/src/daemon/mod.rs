@@ -5,6 +5,7 @@
 
 mod manager;
 pub mod probe;
+mod status;
 pub mod worker_process;
 
 use std::ffi::OsString;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use proto::DeviceFacts;
 use proto::frame::Header;
-use proto::handshake::{Begin, GREETING_LIMIT, Hello, Refusal, Welcome};
+use proto::handshake::{AskStatus, Begin, GREETING_LIMIT, Hello, Refusal, Welcome};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -29,6 +30,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::options::Options;
+use status::Clients;
 
 /// How long a stranger may take over its greeting.
 const GREETING_TIME: Duration = Duration::from_secs(10);
@@ -83,14 +85,16 @@ async fn serve(options: Arc<Options>, facts: Arc<DeviceFacts>) -> Result<(), Str
     };
     announce(&options, &facts);
     manager::tell("READY=1");
+    let clients = Clients::new(facts.total_memory);
+    let serving = Serving { options: Arc::clone(&options), facts, clients };
     let mut sessions = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = accept_opt(first.as_ref()) => take(accepted, &mut sessions, &options, &facts),
-            accepted = accept_opt(second.as_ref()) => take(accepted, &mut sessions, &options, &facts),
+            accepted = accept_opt(first.as_ref()) => take(accepted, &mut sessions, &serving),
+            accepted = accept_opt(second.as_ref()) => take(accepted, &mut sessions, &serving),
             accepted = accept_unix(unix.as_ref()) => match accepted {
                 Ok(stream) => {
-                    sessions.spawn(session(Client::Unix(stream), "a local program".into(), Arc::clone(&options), Arc::clone(&facts)));
+                    sessions.spawn(session(Client::Unix(stream), "a local program".into(), serving.clone()));
                 }
                 Err(error) => accept_failed(&error).await,
             },
@@ -245,23 +249,21 @@ async fn accept_failed(error: &std::io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-fn take(
-    accepted: std::io::Result<(TcpStream, SocketAddr)>,
-    sessions: &mut JoinSet<()>,
-    options: &Arc<Options>,
-    facts: &Arc<DeviceFacts>,
-) {
+fn take(accepted: std::io::Result<(TcpStream, SocketAddr)>, sessions: &mut JoinSet<()>, serving: &Serving) {
     match accepted {
         Ok((stream, peer)) => {
-            sessions.spawn(session(
-                Client::Tcp(stream),
-                peer.to_string(),
-                Arc::clone(options),
-                Arc::clone(facts),
-            ));
+            sessions.spawn(session(Client::Tcp(stream), peer.to_string(), serving.clone()));
         }
         Err(error) => tracing::warn!("a client could not be accepted: {error}"),
     }
+}
+
+/// What every session needs.
+#[derive(Clone)]
+struct Serving {
+    options: Arc<Options>,
+    facts: Arc<DeviceFacts>,
+    clients: Arc<Clients>,
 }
 
 /// A client's socket, of either kind.
@@ -271,26 +273,29 @@ enum Client {
 }
 
 /// One client from its greeting to the end of its worker.
-async fn session(client: Client, peer: String, options: Arc<Options>, facts: Arc<DeviceFacts>) {
+async fn session(client: Client, peer: String, serving: Serving) {
     let greeted = match client {
         Client::Tcp(mut stream) => {
-            let greeted = greet(&mut stream, &peer, &facts).await;
+            let greeted = greet(&mut stream, &peer, &serving).await;
             greeted.map(|(hello, begin)| (hello, begin, stream.into_std().map(OwnedFd::from)))
         }
         Client::Unix(mut stream) => {
-            let greeted = greet(&mut stream, &peer, &facts).await;
+            let greeted = greet(&mut stream, &peer, &serving).await;
             greeted.map(|(hello, begin)| (hello, begin, stream.into_std().map(OwnedFd::from)))
         }
     };
     match greeted {
         Ok((hello, begin, Ok(socket))) => {
             let name = format!("{} at {peer}", hello.client);
-            match start_worker(socket, &begin, &name, &options) {
-                Ok(mut worker) => match worker.wait().await {
-                    Ok(status) if status.success() => {}
-                    Ok(status) => tracing::warn!(client = name, "worker ended with {status}"),
-                    Err(error) => tracing::warn!(client = name, "worker lost: {error}"),
-                },
+            match start_worker(socket, &begin, &name, &serving.options) {
+                Ok((mut worker, questions)) => {
+                    let _present = serving.clients.add(&hello.client, &peer, questions);
+                    match worker.wait().await {
+                        Ok(status) if status.success() => {}
+                        Ok(status) => tracing::warn!(client = name, "worker ended with {status}"),
+                        Err(error) => tracing::warn!(client = name, "worker lost: {error}"),
+                    }
+                }
                 Err(error) => tracing::error!(client = name, "no worker could be started: {error}"),
             }
         }
@@ -300,8 +305,16 @@ async fn session(client: Client, peer: String, options: Arc<Options>, facts: Arc
     }
 }
 
-fn start_worker(socket: OwnedFd, begin: &Begin, client: &str, options: &Options) -> std::io::Result<Child> {
-    Command::new(std::env::current_exe()?)
+/// Starts a worker; over the socket in the answer, which is the worker's standard output, it is asked what it uses.
+fn start_worker(
+    socket: OwnedFd,
+    begin: &Begin,
+    client: &str,
+    options: &Options,
+) -> std::io::Result<(Child, UnixStream)> {
+    let (questions, answers) = std::os::unix::net::UnixStream::pair()?;
+    questions.set_nonblocking(true)?;
+    let child = Command::new(std::env::current_exe()?)
         .arg("--worker")
         .args(device_arguments(options))
         .args(["--window-base", &begin.window_base.to_string()])
@@ -309,21 +322,23 @@ fn start_worker(socket: OwnedFd, begin: &Begin, client: &str, options: &Options)
         .args(begin.verbs.then_some("--verbs-wanted"))
         .args(["--client", client])
         .stdin(Stdio::from(socket))
+        .stdout(Stdio::from(OwnedFd::from(answers)))
         // Ctrl-C is for the daemon, which drains.
         .process_group(0)
         .kill_on_drop(true)
-        .spawn()
+        .spawn()?;
+    Ok((child, UnixStream::from_std(questions)?))
 }
 
 /// Greets a client up to its `Begin`. `Err(None)` when it left before that, as one does that only enumerates.
 async fn greet(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     peer: &str,
-    facts: &DeviceFacts,
+    serving: &Serving,
 ) -> Result<(Hello, Begin), Option<String>> {
-    let first = tokio::time::timeout(GREETING_TIME, read_greeting(stream, Hello::OPCODE)).await;
+    let first = tokio::time::timeout(GREETING_TIME, read_greeting(stream, &[Hello::OPCODE])).await;
     let hello = match first {
-        Ok(Ok(Some(bytes))) => Hello::read(&bytes).map_err(|error| Some(error.to_string()))?,
+        Ok(Ok(Some((_, bytes)))) => Hello::read(&bytes).map_err(|error| Some(error.to_string()))?,
         Ok(Ok(None)) => return Err(None),
         Ok(Err(reason)) => return Err(Some(reason)),
         Err(_) => return Err(Some("connected and said nothing".into())),
@@ -331,7 +346,7 @@ async fn greet(
     match hello.agree() {
         Ok(version) => {
             tracing::debug!("{} at {peer}: protocol {version}", hello.client);
-            let welcome = Welcome { version, facts: facts.clone() };
+            let welcome = Welcome { version, facts: DeviceFacts::clone(&serving.facts) };
             stream.write_all(&welcome.frame()).await.map_err(|error| Some(error.to_string()))?;
         }
         Err(refusal) => {
@@ -340,13 +355,20 @@ async fn greet(
         }
     }
     // A program may enumerate devices now and use them hours later, or never.
-    match read_greeting(stream, Begin::OPCODE).await {
-        Ok(Some(bytes)) => {
-            let begin = Begin::read(&bytes).map_err(|error| Some(error.to_string()))?;
-            Ok((hello, begin))
+    loop {
+        match read_greeting(stream, &[Begin::OPCODE, AskStatus::OPCODE]).await {
+            Ok(Some((AskStatus::OPCODE, bytes))) => {
+                AskStatus::read(&bytes).map_err(|error| Some(error.to_string()))?;
+                let status = serving.clients.status().await;
+                stream.write_all(&status.frame()).await.map_err(|error| Some(error.to_string()))?;
+            }
+            Ok(Some((_, bytes))) => {
+                let begin = Begin::read(&bytes).map_err(|error| Some(error.to_string()))?;
+                return Ok((hello, begin));
+            }
+            Ok(None) => return Err(None),
+            Err(reason) => return Err(Some(reason)),
         }
-        Ok(None) => Err(None),
-        Err(reason) => Err(Some(reason)),
     }
 }
 
@@ -356,11 +378,11 @@ async fn refuse(stream: &mut (impl AsyncWrite + Unpin), refusal: &Refusal) {
     let _ = stream.shutdown().await;
 }
 
-/// Reads one greeting and not a byte more: what follows is the worker's. `None` at the end of the connection.
+/// Reads one greeting of these and not a byte more: what follows is the worker's. `None` at the end of the connection.
 async fn read_greeting(
     stream: &mut (impl AsyncRead + Unpin),
-    opcode: u16,
-) -> Result<Option<Vec<u8>>, String> {
+    opcodes: &[u16],
+) -> Result<Option<(u16, Vec<u8>)>, String> {
     let mut bytes = [0; Header::SIZE];
     if let Err(error) = stream.read_exact(&mut bytes).await {
         return match error.kind() {
@@ -369,10 +391,10 @@ async fn read_greeting(
         };
     }
     let header = Header::decode(&bytes).map_err(|error| error.to_string())?;
-    if header.opcode != opcode || header.length > GREETING_LIMIT || header.bulk != 0 {
+    if !opcodes.contains(&header.opcode) || header.length > GREETING_LIMIT || header.bulk != 0 {
         return Err(format!("a greeting was expected, found {header:?}"));
     }
     let mut arguments = vec![0; header.length as usize];
     stream.read_exact(&mut arguments).await.map_err(|error| format!("a greeting was cut off: {error}"))?;
-    Ok(Some(arguments))
+    Ok(Some((header.opcode, arguments)))
 }

@@ -19,6 +19,11 @@ pub fn run(options: &Options) -> Result<(), String> {
         .map_err(|error| format!("taking over the client's socket: {error}"))?;
     let null = std::fs::File::open("/dev/null").map_err(|error| format!("opening /dev/null: {error}"))?;
     rustix::stdio::dup2_stdin(&null).map_err(|error| format!("closing standard input: {error}"))?;
+    // The daemon asks over standard output; what libraries print there goes where the log goes.
+    let questions = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)
+        .map_err(|error| format!("taking over the daemon's socket: {error}"))?;
+    rustix::stdio::dup2_stdout(rustix::stdio::stderr())
+        .map_err(|error| format!("redirecting standard output: {error}"))?;
     let link: Arc<dyn Link> = Arc::new(
         SocketLink::from_descriptor(socket, options.client.clone(), super::link_timeout())
             .map_err(|error| error.to_string())?,
@@ -32,7 +37,10 @@ pub fn run(options: &Options) -> Result<(), String> {
         window_bytes: options.window_bytes,
         verbs: options.verbs_wanted,
     };
-    let (end, counts) = worker::serve(link, device, begin, &options.worker_options());
+    let worker_options = options.worker_options();
+    let usage = Arc::clone(&worker_options.usage);
+    std::thread::spawn(move || usage.answer(questions.into()));
+    let (end, counts) = worker::serve(link, device, begin, &worker_options);
     let quiet = matches!(end, SessionEnd::Farewell | SessionEnd::Link(transport::LinkError::Closed { .. }));
     if quiet {
         tracing::info!(client = options.client, "worker {} ended: {end}; {counts}", std::process::id());

@@ -5,10 +5,12 @@
 //! client thread's launches.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use proto::Malformed;
 use proto::frame::CallId;
+
+use super::usage::Usage;
 
 /// A call that has been read and not yet issued.
 pub(crate) struct Call {
@@ -31,6 +33,7 @@ pub(crate) struct CallQueue {
     changed: Condvar,
     /// Bytes of frames that a client may have under way without their being issued.
     limit: u64,
+    usage: Arc<Usage>,
 }
 
 #[derive(Default)]
@@ -39,6 +42,8 @@ struct State {
     bytes: u64,
     ended: bool,
     issuing: bool,
+    /// Something is queued or being issued, and [`Usage`] knows.
+    busy: bool,
     /// Threads that wait for the role.
     waiting: usize,
     /// Threads that hold or wait for the role or are inside a call that handed it on.
@@ -46,8 +51,18 @@ struct State {
 }
 
 impl CallQueue {
-    pub(crate) fn new(limit: u64) -> CallQueue {
-        CallQueue { state: Mutex::default(), changed: Condvar::new(), limit }
+    pub(crate) fn new(limit: u64, usage: Arc<Usage>) -> CallQueue {
+        CallQueue { state: Mutex::default(), changed: Condvar::new(), limit, usage }
+    }
+
+    /// Lets the usage know whether there is something to issue.
+    fn settle(&self, state: &mut State) {
+        let busy = state.issuing || !state.calls.is_empty();
+        if busy == state.busy {
+            return;
+        }
+        state.busy = busy;
+        if busy { self.usage.enter() } else { self.usage.leave() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -65,6 +80,7 @@ impl CallQueue {
         }
         state.bytes += call.arguments.len() as u64;
         state.calls.push_back(call);
+        self.settle(&mut state);
         if !state.issuing {
             self.changed.notify_one();
         }
@@ -77,6 +93,7 @@ impl CallQueue {
         state.ended = true;
         if drop_queued {
             state.calls.clear();
+            self.settle(&mut state);
         }
         self.changed.notify_all();
     }
@@ -96,6 +113,7 @@ impl CallQueue {
         let mut state = self.lock();
         if holding {
             state.issuing = false;
+            self.settle(&mut state);
         }
         state.waiting += 1;
         while state.issuing || (state.calls.is_empty() && !state.ended) {
@@ -122,12 +140,15 @@ impl CallQueue {
         let mut state = self.lock();
         let free = !state.issuing && state.calls.is_empty() && !state.ended;
         state.issuing |= free;
+        self.settle(&mut state);
         free
     }
 
     /// See [`issue_now`](CallQueue::issue_now). Only the thread that reads adds calls, so none has come meanwhile.
     pub(crate) fn issued_now(&self) {
-        self.lock().issuing = false;
+        let mut state = self.lock();
+        state.issuing = false;
+        self.settle(&mut state);
     }
 
     /// Gives the role away before a call that can wait; whether a further thread is needed to take it. With as many
@@ -138,6 +159,7 @@ impl CallQueue {
             return None;
         }
         state.issuing = false;
+        self.settle(&mut state);
         self.changed.notify_one();
         Some(state.waiting == 0)
     }
@@ -155,7 +177,7 @@ mod tests {
 
     #[test]
     fn calls_are_issued_in_order_and_the_role_goes_round() {
-        let queue = CallQueue::new(1000);
+        let queue = CallQueue::new(1000, Arc::default());
         (1..=3).for_each(|id| queue.push(call(id)).expect("inside the window"));
         let Turn::Issue(first) = queue.next(false) else { panic!("a call waits") };
         assert_eq!(first.id, CallId(1));
@@ -173,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_waits_for_the_role_sees_the_end_when_its_holder_does() {
-        let queue = CallQueue::new(1000);
+        let queue = CallQueue::new(1000, Arc::default());
         queue.push(call(1)).expect("inside the window");
         let Turn::Issue(_) = queue.next(false) else { panic!("a call waits") };
         std::thread::scope(|scope| {
@@ -191,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_client_that_sends_more_than_its_window_is_at_fault() {
-        let queue = CallQueue::new(15);
+        let queue = CallQueue::new(15, Arc::default());
         queue.push(call(1)).expect("inside the window");
         queue.push(call(2)).expect("one call may cross its edge");
         assert!(queue.push(call(3)).is_err());

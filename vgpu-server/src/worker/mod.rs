@@ -12,6 +12,7 @@ pub mod gpudirect;
 mod outbox;
 mod staging;
 mod transfers;
+pub mod usage;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ use calls::{Call, CallQueue, Turn};
 use gpudirect::GpuDirect;
 use outbox::{Message, Outbox};
 use transfers::{Lender, Transfers};
+use usage::Usage;
 use verbs::DirectLink;
 
 /// Sizes that bound what one client can make its worker hold.
@@ -52,6 +54,8 @@ pub struct WorkerOptions {
     pub verbs: Option<VerbsOptions>,
     /// Whether the network shall reach device memory itself.
     pub gpudirect: gpudirect::Policy,
+    /// Where the worker notes what it uses of the device.
+    pub usage: Arc<Usage>,
 }
 
 impl Default for WorkerOptions {
@@ -63,6 +67,7 @@ impl Default for WorkerOptions {
             control_bytes: 1024 * 1024,
             verbs: None,
             gpudirect: gpudirect::Policy::Auto,
+            usage: Arc::default(),
         }
     }
 }
@@ -143,7 +148,8 @@ pub fn serve(
         device,
         transfers,
         names: Names::default(),
-        queue: CallQueue::new(options.control_bytes),
+        queue: CallQueue::new(options.control_bytes, Arc::clone(&options.usage)),
+        usage: Arc::clone(&options.usage),
         busy: Busy::default(),
         outbox: Arc::clone(&outbox),
         counts: Mutex::default(),
@@ -206,6 +212,9 @@ fn begin_session(
     })?;
     // A device that has no memory left says so when the client asks for some.
     let mapped = device.vgpuMemMap(begin.window_base, FIRST_CHUNK_BYTES);
+    if mapped.is_ok() {
+        options.usage.mapped(FIRST_CHUNK_BYTES);
+    }
     let (offer, host) = verbs::offer(begin.verbs, options.verbs.as_ref());
     let began = Began {
         staging_bytes: options.upload_bytes as u64,
@@ -258,6 +267,7 @@ struct Worker {
     transfers: Arc<Transfers>,
     names: Names,
     queue: CallQueue,
+    usage: Arc<Usage>,
     busy: Busy,
     outbox: Arc<Outbox>,
     counts: Mutex<CallCounts>,
@@ -358,7 +368,15 @@ impl Worker {
         let mut holding = false;
         while let Turn::Issue(call) = self.queue.next(holding) {
             holding = !may_wait(call.opcode) || !self.hand_on(link);
-            if let Err(malformed) = self.make(&call, Outbox::send) {
+            // Who has handed on is no longer known to the queue.
+            if !holding {
+                self.usage.enter();
+            }
+            let made = self.make(&call, Outbox::send);
+            if !holding {
+                self.usage.leave();
+            }
+            if let Err(malformed) = made {
                 *self.malformed.lock().unwrap_or_else(PoisonError::into_inner) = Some(malformed);
                 // The reader wakes up at the end of the link and ends the session.
                 link.shutdown();
@@ -400,6 +418,7 @@ impl Worker {
         if result.is_ok() {
             self.follow_memory(call, true);
             self.busy.end(call.opcode, before);
+            self.usage.made(call.opcode, &call.arguments);
         }
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner).0.entry(row.name).or_default() += 1;
         let error = result.err().map_or(0, |error| error.0);

@@ -18,7 +18,7 @@ impl Reach {
     pub(super) fn new(servers: Option<&str>) -> Reach {
         let named = servers::named(servers);
         let places = named.clone().and_then(|named| servers::places(&named));
-        let answers = places.as_ref().map(|places| servers::greet_all(places, 1)).unwrap_or_default();
+        let answers = places.as_ref().map(|places| servers::greet_all(places, 1, false)).unwrap_or_default();
         Reach { named, places, answers }
     }
 
