@@ -12,6 +12,7 @@
 //! | `CUDA_VISIBLE_DEVICES` | which of the devices the program sees, in which order |
 //! | `VGPU_RANK_POLICY` | which of these one rank of an MPI program sees: [`crate::rank`] |
 //! | `CUDA_LAUNCH_BLOCKING` | `1`: every launch waits for its kernel |
+//! | `VGPU_PINNED` | `mapped`: kernels may use all page-locked memory that CUDA allocates, and copies to it are slower; `plain` |
 
 use std::sync::OnceLock;
 
@@ -28,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) devices: Result<Vec<Target>, String>,
     /// `CUDA_LAUNCH_BLOCKING`.
     pub(crate) launch_blocking: bool,
+    /// `VGPU_PINNED=mapped`: kernels reach all page-locked memory that CUDA allocates.
+    pub(crate) pinned_is_mapped: bool,
 }
 
 /// One device of the program and the server behind it.
@@ -61,7 +64,15 @@ impl Config {
             }
         }
         let launch_blocking = variable("CUDA_LAUNCH_BLOCKING").is_some_and(|text| text.trim() == "1");
-        Config { devices: devices(variable), launch_blocking }
+        let pinned_is_mapped = match variable("VGPU_PINNED").as_deref().map(str::trim) {
+            Some("mapped") => true,
+            None | Some("plain" | "") => false,
+            Some(text) => {
+                log::warn(format_args!("VGPU_PINNED={text}: expected plain or mapped"));
+                false
+            }
+        };
+        Config { devices: devices(variable), launch_blocking, pinned_is_mapped }
     }
 }
 
@@ -192,6 +203,12 @@ mod tests {
         assert_eq!(rank("block", "0,1,2,3"), ["c:40800", "d:40800"]);
         let wrong = read(&[("VGPU_SERVER", "a"), ("VGPU_RANK_POLICY", "fair")]);
         assert!(wrong.devices.unwrap_err().contains("fair"));
+    }
+
+    #[test]
+    fn page_locked_memory_is_plain_unless_it_is_asked_for() {
+        assert!(read(&[("VGPU_PINNED", "mapped")]).pinned_is_mapped);
+        assert!(!read(&[("VGPU_PINNED", "1")]).pinned_is_mapped && !read(&[]).pinned_is_mapped);
     }
 
     #[test]

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use cuda_types::{CuError, CuResult, HostSpan};
 
+use crate::config::config;
 use crate::edge::{Out, Required, entries};
 use crate::graph::{capture, host_value};
 use crate::state::{Device, devices};
@@ -45,7 +47,8 @@ entries! {
     /// Allocates page-locked memory.
     fn cudaMallocHost(pointer: Out<'_, *mut c_void>, bytes: usize) {
         capture::refuse_unsafe()?;
-        pointer.required()?.write(allocate(bytes, 0)?);
+        let pointer = pointer.required()?;
+        pointer.write(if config().pinned_is_mapped { mapped(bytes, 0)? } else { allocate(bytes, 0)? });
         Ok(())
     }
 
@@ -56,20 +59,8 @@ entries! {
         if flags & !ALLOCATION_FLAGS != 0 {
             return Err(CuError::INVALID_VALUE);
         }
-        if flags & MAPPED != 0 {
-            // The device reaches it by turns with this process, at the same address.
-            let device = devices().current()?;
-            device.session()?.check()?;
-            if bytes == 0 {
-                pointer.write(std::ptr::null_mut());
-                return Ok(());
-            }
-            let address = address_of(managed::allocate(device, bytes)?);
-            blocks(|mapped| mapped.insert(address, Block { bytes, flags, kind: Kind::Mapped }));
-            pointer.write(std::ptr::with_exposed_provenance_mut(address));
-            return Ok(());
-        }
-        pointer.write(allocate(bytes, flags)?);
+        let is_mapped = flags & MAPPED != 0 || config().pinned_is_mapped;
+        pointer.write(if is_mapped { mapped(bytes, flags)? } else { allocate(bytes, flags)? });
         Ok(())
     }
 
@@ -136,6 +127,7 @@ entries! {
             return Err(CuError::HOST_MEMORY_ALREADY_REGISTERED);
         }
         blocks(|blocks| blocks.insert(pointer.addr(), Block { bytes, flags, kind: Kind::Registered }));
+        note_plain(pointer.addr(), bytes);
         Ok(())
     }
 
@@ -188,6 +180,57 @@ fn finish_all() {
     }
 }
 
+/// Says once that a kernel is given plain page-locked memory, which a remote device does not reach.
+pub(crate) fn warn_of_plain(kernel: &std::ffi::CStr, sizes: &[u32], values: &[u8]) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let (low, high) = (LOWEST.load(Ordering::Relaxed), HIGHEST.load(Ordering::Relaxed));
+    if low >= high || SAID.load(Ordering::Relaxed) {
+        return;
+    }
+    let mut at = 0;
+    for size in sizes {
+        let size = *size as usize;
+        let word = values.get(at..at + size).and_then(|value| <[u8; 8]>::try_from(value).ok());
+        at += size;
+        let Some(address) = word.and_then(|word| usize::try_from(u64::from_le_bytes(word)).ok()) else {
+            continue;
+        };
+        let is_plain = (low..high).contains(&address)
+            && blocks(|blocks| {
+                let (start, block) = blocks.range(..=address).next_back()?;
+                (address - start < block.bytes).then_some(block.kind != Kind::Mapped)
+            }) == Some(true);
+        if is_plain && !SAID.swap(true, Ordering::Relaxed) {
+            log::warn(format_args!(
+                "kernel {} is given page-locked host memory, which a remote device does not reach unless it was \
+                 allocated with cudaHostAllocMapped: set VGPU_PINNED=mapped",
+                kernel.to_string_lossy()
+            ));
+        }
+    }
+}
+
+/// Memory that the device reaches by turns with this process, at the same address.
+fn mapped(bytes: usize, flags: u32) -> CuResult<*mut c_void> {
+    let device = devices().current()?;
+    device.session()?.check()?;
+    if bytes == 0 {
+        return Ok(std::ptr::null_mut());
+    }
+    let address = address_of(managed::allocate(device, bytes)?);
+    blocks(|mapped| mapped.insert(address, Block { bytes, flags, kind: Kind::Mapped }));
+    Ok(std::ptr::with_exposed_provenance_mut(address))
+}
+
+/// Where page-locked memory that is not mapped lies, to tell it quickly from other addresses.
+static LOWEST: AtomicUsize = AtomicUsize::new(usize::MAX);
+static HIGHEST: AtomicUsize = AtomicUsize::new(0);
+
+fn note_plain(address: usize, bytes: usize) {
+    LOWEST.fetch_min(address, Ordering::Relaxed);
+    HIGHEST.fetch_max(address.saturating_add(bytes), Ordering::Relaxed);
+}
+
 fn allocate(bytes: usize, flags: u32) -> CuResult<*mut c_void> {
     devices().current()?.session()?.check()?;
     if bytes == 0 {
@@ -204,5 +247,6 @@ fn allocate(bytes: usize, flags: u32) -> CuResult<*mut c_void> {
     // SAFETY: mapped just now, and unregistered before it is unmapped.
     hazards::register(unsafe { HostSpan::new(pointer.cast(), bytes) });
     blocks(|blocks| blocks.insert(pointer.addr(), Block { bytes, flags, kind: Kind::Allocated }));
+    note_plain(pointer.addr(), bytes);
     Ok(pointer)
 }

@@ -211,6 +211,7 @@ impl Launch {
     /// Starts it in `target`'s stream.
     pub(crate) fn run(&self, target: &Resolved) -> CuResult<()> {
         let function = self.kernel.on(target.device)?;
+        super::host_memory::warn_of_plain(&self.kernel.name, &function.facts.parameters, &self.values);
         crate::managed::to_device(target)?;
         let asked = client::launch::LaunchConfig {
             grid: self.grid,
