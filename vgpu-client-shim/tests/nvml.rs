@@ -82,7 +82,8 @@ fn a_program_without_a_context_sees_what_the_others_use() {
     assert_eq!(lines[1..3], ["asked=7 count=2", "one=7 needs=2"]);
     let mut expected: Vec<String> = held.iter().map(|child| format!("pid={} mib=66", child.id())).collect();
     let mut found: Vec<&str> = lines[3..].to_vec();
-    (expected.sort(), found.sort_unstable());
+    expected.sort();
+    found.sort_unstable();
     assert_eq!(found, expected);
     for mut child in held.drain(..) {
         let _ = child.stdin.take().unwrap().flush();
