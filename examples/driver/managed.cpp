@@ -118,7 +118,7 @@ int main()
     CUevent event;
     CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
     CHECK(cuEventCreate(&event, CU_EVENT_DEFAULT));
-    for (unsigned round = 0; round < 3; ++round) {
+    for (unsigned round = 0; round < 4; ++round) {
         run(step, from, count, 1);
         run(step, to, count, 5);
         if (round == 0) CHECK(cuCtxSynchronize());
@@ -126,6 +126,11 @@ int main()
         if (round == 2) {
             CHECK(cuEventRecord(event, nullptr));
             CHECK(cuEventSynchronize(event));
+        }
+        if (round == 3) {
+            CUresult state = CUDA_ERROR_NOT_READY;
+            while (state == CUDA_ERROR_NOT_READY) state = cuStreamQuery(nullptr);
+            CHECK(state);
         }
         through_a_file(source, target, count * sizeof(unsigned));
         for (unsigned i = 0; i < count; ++i)
@@ -136,7 +141,7 @@ int main()
         for (unsigned i = 0; i < count; i += 97)
             EXPECT(target[i] == 3 * i + 101 + round, "round %u: target[%u] is %u on the device", round, i, target[i]);
     }
-    EXPECT(*reinterpret_cast<unsigned *>(total_at) == 40 + 3 * 106, "the library's total is %u",
+    EXPECT(*reinterpret_cast<unsigned *>(total_at) == 40 + 4 * 106, "the library's total is %u",
            *reinterpret_cast<unsigned *>(total_at));
     CHECK(cuMemFree(from));
     CHECK(cuMemFree(to));

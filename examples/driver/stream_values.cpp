@@ -151,6 +151,31 @@ int main(int, char **argv)
     other.join();
     EXPECT(value_at<unsigned>(result, writing) == 20, "16 + 4");
 
+    // Page-locked memory of the program: it writes what a stream waits for, and waits for what a stream writes.
+    void *locked = nullptr;
+    CHECK(cuMemAllocHost(&locked, 4096));
+    volatile unsigned *word = static_cast<volatile unsigned *>(locked);
+    volatile unsigned long long *wide = static_cast<volatile unsigned long long *>(locked) + 8;
+    word[0] = word[1] = 0;
+    *wide = 0;
+    CUdeviceptr shared = reinterpret_cast<CUdeviceptr>(locked);
+    CHECK(cuStreamWaitValue32(waiting, shared, 3, CU_STREAM_WAIT_VALUE_GEQ));
+    launch(waiting, result, 64, 2, 1);
+    CHECK(cuStreamWriteValue32(waiting, shared + 4, 11, 0));
+    CHECK(cuStreamWriteValue64(waiting, shared + 64, pattern, 0));
+    word[0] = 2;
+    EXPECT(value_at<unsigned>(result, writing) == 20, "the program has not written it yet");
+    EXPECT(cuStreamQuery(waiting) == CUDA_ERROR_NOT_READY, "the stream waits");
+    word[0] = 4;
+    while (word[1] != 11) std::this_thread::yield();
+    while (*wide != pattern) std::this_thread::yield();
+    EXPECT(value_at<unsigned>(result, writing) == 41, "2 * 20 + 1, before the value was written");
+    CHECK(cuStreamSynchronize(waiting));
+    CHECK(cuMemFreeHost(locked));
+    int unlocked[2] = {};
+    EXPECT(cuStreamWriteValue32(writing, reinterpret_cast<CUdeviceptr>(unlocked), 1, 0) == CUDA_ERROR_NOT_SUPPORTED,
+           "memory that is not page-locked");
+
     // A context whose stream waits in vain can be destroyed.
     CUcontext hopeless;
     CHECK(make_context(&hopeless, 0));

@@ -90,6 +90,25 @@ pub struct Copy2D {
     pub height: u64,
 }
 
+/// The extents of a block, in half the bytes of a grid's. One that does not fit, which no device has, goes as 0: every
+/// device refuses that as it would refuse the extent.
+pub struct BlockDim;
+
+impl Param for BlockDim {
+    type Arg<'a> = Dim3;
+    fn write(arg: Dim3, out: &mut Vec<u8>) {
+        let extent = |extent: u32| u16::try_from(extent).unwrap_or(0);
+        codec::put(out, [extent(arg.x), extent(arg.y), extent(arg.z)]);
+    }
+    fn read<'a>(reader: &mut Reader<'a>, name: &'static str) -> Result<Dim3, Malformed> {
+        let [x, y, z]: [u16; 3] = reader.take(name)?;
+        Ok(Dim3 { x: x.into(), y: y.into(), z: z.into() })
+    }
+    fn sample() -> Dim3 {
+        Dim3 { x: 128, y: 4, z: 2 }
+    }
+}
+
 /// Bytes of the caller, lent for the call and captured before it returns.
 pub struct InBytes;
 

@@ -125,7 +125,7 @@ extern "C" fn at_end() {
 }
 
 /// Starts a thread with every signal blocked: handlers of the program run on its own threads.
-fn spawn(name: &'static str, body: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
+pub(crate) fn spawn(name: &'static str, body: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
     let (mut all, mut before) = (std::mem::MaybeUninit::uninit(), std::mem::MaybeUninit::uninit());
     // SAFETY: room for a signal set.
     unsafe { libc::sigfillset(all.as_mut_ptr()) };

@@ -1,6 +1,6 @@
 //! Streams and events: what can be answered without asking, and what crosses from one device to another.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use cuda_types::{CUevent, CUstream, CuError, CuResult};
 use proto::control::GateOpen;
@@ -138,10 +138,37 @@ impl Session {
         other.flush()
     }
 
+    /// Has the stream wait until the gate that is answered is opened, from here.
+    pub fn gate(self: &Arc<Self>, stream: CUstream) -> CuResult<Gate> {
+        let name = self.new_name();
+        self.vgpuGateWait(name, stream)?;
+        Ok(Gate { session: Arc::downgrade(self), name })
+    }
+
     /// Leaves the opening of a gate to the progress thread.
     fn open_gate_later(&self, gate: u64) {
         GateOpen { gate }.append(&mut self.state().controls, 0);
         self.progress.wake();
+    }
+}
+
+/// Something on this side that a stream waits for.
+pub struct Gate {
+    session: Weak<Session>,
+    name: u64,
+}
+
+impl Gate {
+    /// Lets the stream go on.
+    pub fn open(self) {
+        if let Some(session) = self.session.upgrade() {
+            session.open_gate_later(self.name);
+        }
+    }
+
+    /// Whether the stream waits no more, because its context is gone or broken.
+    pub fn is_over(&self) -> bool {
+        self.session.upgrade().is_none_or(|session| session.check().is_err())
     }
 }
 

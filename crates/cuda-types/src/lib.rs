@@ -8,6 +8,7 @@
 //! * [`handle`]: `CUstream`, `CUevent`, `CUdeviceptr` ...
 //! * [`attribute`]: device and function attribute numbers
 //! * [`host_span`]: host memory that outlives the call which named it
+//! * [`wait_value`]: when a stream goes on that waits for a word of memory
 
 #![deny(unsafe_code)]
 
@@ -15,6 +16,7 @@ pub mod attribute;
 pub mod error;
 pub mod handle;
 pub mod host_span;
+pub mod wait_value;
 
 pub use error::{CuError, CuResult};
 pub use handle::{CUarray, CUdeviceptr, CUevent, CUfunction, CUmipmappedArray, CUmodule, CUstream, Dim3};

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use cuda_types::wait_value::WaitCondition;
 use cuda_types::{CUstream, CuError, CuResult};
 use proto::Device;
 
@@ -26,17 +27,9 @@ struct Shared {
 struct Waiting {
     /// The address of a word of pinned memory.
     word: usize,
-    condition: Condition,
+    condition: WaitCondition,
     value: u32,
     gate: u64,
-}
-
-/// When a wait is over (`CUstreamWaitValue_flags`).
-#[derive(Clone, Copy)]
-enum Condition {
-    AtLeast,
-    Equal,
-    CommonBits,
 }
 
 impl Gates {
@@ -47,12 +40,7 @@ impl Gates {
     /// Makes later work of the stream wait until the pinned word at `word` has the value. The caller has made sure that
     /// the word is pinned, and pinned memory is never unmapped.
     pub(crate) fn wait(&self, stream: CUstream, word: usize, value: u32, flags: u32) -> CuResult<()> {
-        let condition = match flags {
-            0 => Condition::AtLeast,
-            1 => Condition::Equal,
-            2 => Condition::CommonBits,
-            _ => return Err(CuError::NOT_SUPPORTED),
-        };
+        let condition = WaitCondition::of_flags(flags)?;
         if !word.is_multiple_of(align_of::<AtomicU32>()) {
             return Err(CuError::INVALID_VALUE);
         }
@@ -80,12 +68,7 @@ impl Waiting {
         // it as a device would read it, in one piece.
         let word = unsafe { AtomicU32::from_ptr(std::ptr::with_exposed_provenance_mut(self.word)) };
         let now = word.load(Ordering::Acquire);
-        match self.condition {
-            // CUDA Driver API, CU_STREAM_WAIT_VALUE_GEQ: a signed difference, so that counters may wrap.
-            Condition::AtLeast => now.wrapping_sub(self.value).cast_signed() >= 0,
-            Condition::Equal => now == self.value,
-            Condition::CommonBits => now & self.value != 0,
-        }
+        self.condition.is_met_32(now, self.value)
     }
 }
 

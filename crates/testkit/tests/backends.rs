@@ -223,8 +223,10 @@ fn physical_memory_is_the_same_wherever_it_is_mapped(backend: &Backend<'_>) {
     assert!(free() <= before - 2 * CHUNK, "a part is still mapped");
     assert_eq!(backend.read(CUdeviceptr(at(9) - 2000), 2000), words(0..500));
     assert!(driver.cuMemcpyDtoH_v2(border, 4, CUstream::NULL).is_err(), "nothing is there any more");
+    // What a driver keeps for modules and launches comes on top.
+    let held = free();
     driver.vgpuMemUnmapPhysical(at(8), CHUNK).expect("mapped");
-    assert_eq!(free(), before);
+    assert!(free() >= held + 2 * CHUNK, "all of it is back");
 }
 
 fn memory_without_access_is_out_of_reach_of_kernels(backend: &Backend<'_>) {

@@ -14,13 +14,14 @@
 //! * [`condition`]: nodes that run if a kernel says so
 //! * [`capture`]: streams whose calls become nodes
 //! * [`memory`]: allocations that belong to nodes; [`user_object`]: what the program ties to a graph
-//! * [`values`]: words of memory that streams write and wait for
+//! * [`values`]: words of memory that streams write and wait for; [`host_value`]: those of host memory
 //! * [`dot`]: a graph as text
 
 pub(crate) mod capture;
 pub(crate) mod condition;
 pub(crate) mod dot;
 pub(crate) mod exec;
+pub(crate) mod host_value;
 pub(crate) mod memory;
 pub(crate) mod store;
 pub(crate) mod user_object;

@@ -2,12 +2,15 @@
 
 use std::ffi::c_void;
 
+use cuda_types::wait_value::WaitCondition;
 use cuda_types::{CUdeviceptr, CuError, CuResult};
 use proto::StreamCalls;
 
+use super::host_value::{self, Word};
 use crate::handles::Resolved;
 use crate::state::devices;
 use crate::{log, managed};
+use client::hazards;
 
 /// `CUstreamBatchMemOpParams`.
 #[repr(C)]
@@ -48,8 +51,8 @@ const WRITE_64: u32 = 5;
 const BARRIER: u32 = 6;
 const ATOMIC_REDUCTION: u32 = 8;
 
-/// `CU_STREAM_WAIT_VALUE_FLUSH`: only this program writes to the device's memory, and in stream order.
-const FLUSH: u32 = 1 << 30;
+/// Only this program writes to the device's memory, and in stream order: there is nothing to flush.
+const FLUSH: u32 = WaitCondition::FLUSH;
 
 /// CUDA Driver API, cuStreamBatchMemOp: the most operations.
 const MOST: usize = 256;
@@ -96,31 +99,54 @@ impl Operation {
         let is_managed = managed::ordinal_of(self.address).is_some();
         match devices().holding(self.address) {
             Some(device) if device.ordinal == ordinal && !(is_managed && is_wait) => Ok(()),
+            None if self.host_word().is_some() => Ok(()),
             // What the program writes there reaches the device with the next work, which would be behind the wait.
             _ => {
                 log::warn(format_args!(
-                    "streams write values to memory of their own device alone, and wait for none in managed or host memory"
+                    "streams write and wait for values in memory of their own device, and in page-locked memory that is not mapped"
                 ));
                 Err(CuError::NOT_SUPPORTED)
             }
         }
     }
 
+    /// The word, if it is in page-locked memory of this process.
+    fn host_word(&self) -> Option<Word> {
+        let address = usize::try_from(self.address).ok()?;
+        let (start, length) = hazards::registered_range(address)?;
+        let bytes = usize::try_from(self.bytes()).ok()?;
+        (bytes <= start + length - address).then(|| match bytes {
+            4 => Word::Half(address, self.half()),
+            _ => Word::Whole(address, self.value),
+        })
+    }
+
+    fn half(&self) -> u32 {
+        u32::try_from(self.value & 0xffff_ffff).unwrap_or(0)
+    }
+
     fn run(&self, target: &Resolved) -> CuResult<()> {
         let (session, stream, address) = (&target.session, target.stream, CUdeviceptr(self.address));
-        let half = u32::try_from(self.value & 0xffff_ffff).map_err(|_| CuError::UNKNOWN)?;
         if self.kind == BARRIER {
             // Work of a stream is ordered as it is.
             return Ok(());
+        }
+        if devices().holding(self.address).is_none()
+            && let Some(word) = self.host_word()
+        {
+            return match self.kind {
+                WAIT_32 | WAIT_64 => host_value::wait(target, word, self.flags),
+                _ => host_value::write(target, word),
+            };
         }
         match self.kind {
             WAIT_32 | WAIT_64 => session.check_range(address, self.bytes())?,
             _ => session.check_target(address, self.bytes())?,
         }
         match self.kind {
-            WAIT_32 => session.cuStreamWaitValue32_v2(stream, address, half, self.flags & !FLUSH),
+            WAIT_32 => session.cuStreamWaitValue32_v2(stream, address, self.half(), self.flags & !FLUSH),
             WAIT_64 => session.cuStreamWaitValue64_v2(stream, address, self.value, self.flags & !FLUSH),
-            WRITE_32 => session.cuStreamWriteValue32_v2(stream, address, half, self.flags),
+            WRITE_32 => session.cuStreamWriteValue32_v2(stream, address, self.half(), self.flags),
             _ => session.cuStreamWriteValue64_v2(stream, address, self.value, self.flags),
         }
     }

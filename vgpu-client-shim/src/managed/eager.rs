@@ -22,7 +22,7 @@ pub(super) struct Shadow {
     is_known: Vec<bool>,
 }
 
-/// The program has waited for the device, for all of it or for one stream or event.
+/// The program has waited for the device, for all of it or for one stream or event, or has asked and found it done.
 pub(crate) fn synchronized(device: &Device, session: &Session, is_whole: bool) -> CuResult<()> {
     if !is_used() {
         return Ok(());

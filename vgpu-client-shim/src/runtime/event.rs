@@ -54,8 +54,13 @@ entries! {
         capture::refuse_event(event)?;
         capture::refuse_unsafe()?;
         let event = EVENTS.get(event)?;
-        let session = handles::device(event.ordinal)?.session()?;
-        if event.recorded.load(Ordering::Acquire) { session.cuEventQuery(event.name) } else { session.check() }
+        let device = handles::device(event.ordinal)?;
+        let session = device.session()?;
+        if !event.recorded.load(Ordering::Acquire) {
+            return session.check();
+        }
+        session.cuEventQuery(event.name)?;
+        managed::synchronized(device, &session, false)
     }
 
     /// Milliseconds between two recordings.

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use cuda_types::{CuError, CuResult, HostSpan};
 
 use crate::edge::{Out, Required, entries};
-use crate::graph::capture;
+use crate::graph::{capture, host_value};
 use crate::state::{Device, devices};
 use crate::{log, managed};
 use client::hazards;
@@ -113,6 +113,7 @@ entries! {
         // Copies from or to it may still be under way, on any device (CUDA frees it after them).
         finish_all();
         blocks(|blocks| blocks.remove(&address));
+        host_value::forget(address, bytes);
         hazards::unregister(address);
         // SAFETY: exactly the mapping that `allocate` made; no copy uses it any more.
         let unmapped = unsafe { libc::munmap(pointer, bytes) };
@@ -151,7 +152,9 @@ entries! {
             return Err(CuError::HOST_MEMORY_NOT_REGISTERED);
         }
         finish_all();
-        blocks(|blocks| blocks.remove(&address));
+        if let Some(block) = blocks(|blocks| blocks.remove(&address)) {
+            host_value::forget(address, block.bytes);
+        }
         hazards::unregister(address);
         Ok(())
     }

@@ -56,7 +56,8 @@ twins! {
     fn cudaStreamQuery, cudaStreamQuery_ptsz(default; stream: u64) {
         let target = resolve(default, stream)?;
         capture::refuse_waiting(&target)?;
-        target.session.cuStreamQuery(target.stream)
+        target.session.cuStreamQuery(target.stream)?;
+        managed::synchronized(target.device, &target.session, false)
     }
 
     /// Later work of the stream waits for the event's last recording; flag 1 makes a captured wait a node, for a

@@ -348,6 +348,8 @@ impl Worker {
             let _ = issuer.join();
             let _ = worker.device.cuCtxSynchronize();
             worker.print(Outbox::send);
+            // Whoever is told may go on without the device.
+            drop(worker);
             // Nobody listens any more if the client has gone first.
             let _ = done.send(());
         });
