@@ -170,15 +170,12 @@ entries! {
 
     /// The highest clock of the processor (0, 1) or of the memory (2), in MHz.
     fn nvmlDeviceGetMaxClockInfo(handle: u64, kind: u32, clock: Out<'_, u32>) {
-        let attribute = match kind {
-            0 | 1 => DeviceAttribute(13),
-            2 => DeviceAttribute(36),
-            3 => return Err(NvmlError::NOT_SUPPORTED),
-            _ => return Err(NvmlError::INVALID_ARGUMENT),
-        };
-        let kilohertz = value(facts(handle)?, attribute)?;
-        room(clock)?.write(u32::try_from(kilohertz / 1000).map_err(|_| NvmlError::UNKNOWN)?);
-        Ok(())
+        highest_clock(handle, kind, clock)
+    }
+
+    /// A clock, in MHz: the highest, as the present one is known on the device's machine only.
+    fn nvmlDeviceGetClockInfo(handle: u64, kind: u32, clock: Out<'_, u32>) {
+        highest_clock(handle, kind, clock)
     }
 
     /// Whether the driver stays loaded without programs: servers hold nothing while nobody uses them.
@@ -264,6 +261,18 @@ fn filled<const BYTES: usize>(text: &str) -> [u8; BYTES] {
     let shown = text.len().min(BYTES - 1);
     bytes[..shown].copy_from_slice(&text.as_bytes()[..shown]);
     bytes
+}
+
+fn highest_clock(handle: u64, kind: u32, clock: Out<'_, u32>) -> Outcome {
+    let attribute = match kind {
+        0 | 1 => DeviceAttribute(13),
+        2 => DeviceAttribute(36),
+        3 => return Err(NvmlError::NOT_SUPPORTED),
+        _ => return Err(NvmlError::INVALID_ARGUMENT),
+    };
+    let kilohertz = value(facts(handle)?, attribute)?;
+    room(clock)?.write(u32::try_from(kilohertz / 1000).map_err(|_| NvmlError::UNKNOWN)?);
+    Ok(())
 }
 
 fn tell_count(count: Out<'_, u32>) -> Outcome {
