@@ -2,6 +2,7 @@
 //! own `libcuda.so.1`, and an NVIDIA GPU where there is one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use client::Session;
 use cuda_types::{CUdeviceptr, CUfunction, CUmodule, CUstream, CuError, CuResult, Dim3};
@@ -294,7 +295,10 @@ fn directly(body: fn(&Backend<'_>)) {
 }
 
 fn remotely(wire: Wire, body: fn(&Backend<'_>)) {
-    let harness = Harness::new(wire, Arc::new(soft()), 0, WorkerOptions::default());
+    // Tests of one process share the address space, and a client proposes few places for a window.
+    static ORDINAL: AtomicU32 = AtomicU32::new(0);
+    let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed) % 64;
+    let harness = Harness::new(wire, Arc::new(soft()), ordinal, WorkerOptions::default());
     let session: Arc<Session> = harness.remote.session().expect("a worker");
     // The session gives out its window from below; this test uses the upper half.
     let given = session.cuMemAlloc(1).expect("memory");
