@@ -40,6 +40,8 @@ pub struct Tables {
     functions: HashMap<u64, CuResult<CUfunction>>,
     arrays: HashMap<u64, CuResult<CUarray>>,
     mipmapped_arrays: HashMap<u64, CuResult<CUmipmappedArray>>,
+    /// By the name of their module, with which they go.
+    functions_of: HashMap<u64, Vec<u64>>,
 }
 
 impl Names {
@@ -75,6 +77,22 @@ impl Names {
     }
 }
 
+impl Names {
+    /// Notes that a function belongs to a module; both are names.
+    pub(crate) fn belongs(&self, function: u64, module: u64) {
+        self.lock().functions_of.entry(module).or_default().push(function);
+    }
+
+    /// Forgets a module that was unloaded, and its functions.
+    pub(crate) fn forget_module(&self, module: CUmodule) {
+        let mut tables = self.lock();
+        tables.modules.remove(&module.0);
+        for function in tables.functions_of.remove(&module.0).unwrap_or_default() {
+            tables.functions.remove(&function);
+        }
+    }
+}
+
 macro_rules! named {
     ($($type:ident $table:ident $kind:literal $builtin:literal;)*) => {$(
         impl Named for $type {
@@ -107,6 +125,19 @@ mod tests {
         assert_eq!(names.resolve(CUstream(0x100)), Err(CuError::OUT_OF_MEMORY));
         assert_eq!(names.resolve(CUstream(0x101)), Err(CuError::INVALID_HANDLE));
         assert_eq!(names.resolve(CUstream::LEGACY), Ok(CUstream::LEGACY));
+    }
+
+    #[test]
+    fn functions_go_with_their_module() {
+        let names = Names::default();
+        names.bind(0x100, Ok(CUmodule(1))).expect("a fresh name");
+        for name in [0x101, 0x102] {
+            names.bind(name, Ok(CUfunction(name))).expect("a fresh name");
+            names.belongs(name, 0x100);
+        }
+        names.forget_module(CUmodule(0x100));
+        assert_eq!(names.resolve(CUfunction(0x102)), Err(CuError::INVALID_HANDLE));
+        assert_eq!(names.resolve(CUmodule(0x100)), Err(CuError::INVALID_HANDLE));
     }
 
     #[test]

@@ -113,6 +113,10 @@ extern "C" fn in_child() {
 static AT_END: extern "C" fn() = at_end;
 
 extern "C" fn at_end() {
+    // The links are the parent's, and locks may be held by its threads, which are not here.
+    if client::environment::is_forked() {
+        return;
+    }
     // A panic cannot leave a destructor; the program ends anyway.
     let _ = std::panic::catch_unwind(|| {
         ENDED.store(true, Ordering::Relaxed);

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use client::Session;
 use cuda_types::attribute::DeviceAttribute;
 use cuda_types::{CUfunction, CUmodule, CuError, CuResult};
-use proto::{FunctionFacts, GlobalFacts, ModuleCalls, ModuleFacts};
+use proto::{FunctionFacts, GlobalFacts, ModuleFacts};
 
 use crate::globals::GLOBALS;
 use crate::images::Images;
@@ -27,7 +27,8 @@ use crate::{log, managed};
 
 /// One fatbin and its modules, by context.
 pub(crate) struct Fatbin {
-    images: Images,
+    /// None when it is unloaded: kernels keep it, because the program may still hold them.
+    images: Mutex<Option<Arc<Images>>>,
     /// The only context that it may be loaded in: that of `cuModuleLoad`.
     only: Option<usize>,
     /// Kernels that were asked for by name.
@@ -129,6 +130,8 @@ pub(crate) fn discard(fatbin: &Arc<Fatbin>) {
         registry.handles.retain(|_, kernel| !Arc::ptr_eq(&kernel.fatbin, fatbin));
     });
     unload(fatbin);
+    lock(&fatbin.images).take();
+    lock(&fatbin.named).clear();
     for variable in std::mem::take(&mut *lock(&fatbin.managed)) {
         // Behind the unloading, which waits for the device; with the context, its memory is gone already.
         let _ = variable.place.map(|(_, address)| managed::free(address));
@@ -146,7 +149,7 @@ fn unload(fatbin: &Fatbin) {
         }
         if let (Ok(module), Some(session)) = (module, session) {
             // The link may be gone already: then the module is, too.
-            let _ = session.cuModuleUnload(module.handle);
+            let _ = session.unload_module(module.handle);
         }
     }
 }
@@ -226,22 +229,26 @@ pub(crate) fn variable(shadow: *const c_void, device: &Device) -> CuResult<(u64,
 /// Forgets what is loaded on a device: its context is gone.
 pub(crate) fn forget_device(ordinal: usize) {
     GLOBALS.remove_device(ordinal);
-    read(|registry| {
-        for fatbin in registry.fatbins.values().chain(&registry.adopted) {
-            lock(&fatbin.modules).remove(&ordinal);
-            for variable in lock(&fatbin.managed).iter_mut() {
-                variable.place = variable.place.filter(|(device, _)| *device != ordinal);
-            }
-        }
-        for kernel in registry.handles.values() {
-            kernel.loaded.write().unwrap_or_else(PoisonError::into_inner).remove(&ordinal);
-        }
+    // Outside of the registry's lock: a module that is being loaded in another context keeps its own for long.
+    let (fatbins, kernels): (Vec<Arc<Fatbin>>, Vec<&'static Kernel>) = read(|registry| {
+        let fatbins = registry.fatbins.values().chain(&registry.adopted).cloned().collect();
+        (fatbins, registry.handles.values().copied().collect())
     });
+    for fatbin in fatbins {
+        lock(&fatbin.modules).remove(&ordinal);
+        for variable in lock(&fatbin.managed).iter_mut() {
+            variable.place = variable.place.filter(|(device, _)| *device != ordinal);
+        }
+    }
+    for kernel in kernels {
+        kernel.loaded.write().unwrap_or_else(PoisonError::into_inner).remove(&ordinal);
+    }
 }
 
 impl Fatbin {
     fn new(images: Images, only: Option<usize>) -> Fatbin {
         let (named, managed, modules) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let images = Mutex::new(Some(Arc::new(images)));
         Fatbin { images, only, named, managed, is_adopted: false, modules }
     }
 
@@ -255,6 +262,10 @@ impl Fatbin {
         named.insert(name.to_owned(), kernel);
         change(|registry| registry.handles.insert(kernel.address(), kernel));
         kernel
+    }
+
+    fn images(&self) -> CuResult<Arc<Images>> {
+        lock(&self.images).clone().ok_or(CuError::INVALID_HANDLE)
     }
 
     /// The module of this fatbin on `device`, loaded at the first call. An image that the device cannot run stays so.
@@ -277,21 +288,22 @@ impl Fatbin {
 
     fn load(&self, device: &Device) -> CuResult<Module> {
         let session = device.session()?;
+        let images = self.images()?;
         self.find_managed(device)?;
-        let own = self.images.own();
+        let own = images.own();
         // A program compiled with -rdc=true: the linked image is ELF only, for some architectures; what a device of
         // another one runs is linked from the parts.
         let loaded = match own {
             _ if !lock(&self.managed).is_empty() => self.load_with_managed(device, &session),
             Some(own) => match session.load_module(vec![own]) {
-                Err(CuError::NO_BINARY_FOR_GPU) if self.images.has_parts() => self.link(device, &session),
+                Err(CuError::NO_BINARY_FOR_GPU) if images.has_parts() => self.link(device, &session),
                 other => other,
             },
             None => self.link(device, &session),
         };
         let (handle, facts) = loaded.inspect_err(|error| {
             let hint = match *error {
-                CuError::NO_BINARY_FOR_GPU => format!("; it holds {}", self.images.contents()),
+                CuError::NO_BINARY_FOR_GPU => format!("; it holds {}", images.contents()),
                 _ => String::new(),
             };
             log::error(format_args!("device {}: a module cannot be loaded: {error}{hint}", device.number));
@@ -353,9 +365,10 @@ impl Fatbin {
             fatbin::Image::Fatbin(container) => container.best_ptx(capability)?.ptx().ok(),
             fatbin::Image::Elf(_) => None,
         };
-        let own: Vec<String> = self.images.own().iter().filter_map(text).collect();
+        let images = self.images()?;
+        let own: Vec<String> = images.own().iter().filter_map(text).collect();
         if own.is_empty() {
-            return Ok(self.images.parts_for(capability, true).iter().filter_map(text).collect());
+            return Ok(images.parts_for(capability, true).iter().filter_map(text).collect());
         }
         Ok(own)
     }
@@ -399,8 +412,9 @@ impl Fatbin {
     /// for a device that compiles everything itself.
     fn link(&self, device: &Device, session: &Session) -> CuResult<(CUmodule, ModuleFacts)> {
         let capability = capability(device)?;
-        match session.load_module(self.images.parts_for(capability, false)) {
-            Err(CuError::NO_BINARY_FOR_GPU) => session.load_module(self.images.parts_for(capability, true)),
+        let images = self.images()?;
+        match session.load_module(images.parts_for(capability, false)) {
+            Err(CuError::NO_BINARY_FOR_GPU) => session.load_module(images.parts_for(capability, true)),
             other => other,
         }
     }

@@ -314,7 +314,7 @@ impl Device {
     }
 
     /// The runtime uses the context: from now on it is what `cuCtxGetCurrent` answers, if this thread has chosen none.
-    fn hold(&self) {
+    pub(crate) fn hold(&self) {
         let current = CURRENT.get();
         if !current.is_bound && current.ordinal == self.ordinal {
             CURRENT.set(Current { is_bound: true, ..current });
@@ -343,6 +343,7 @@ impl Device {
         runtime::pool::forget_device(self.ordinal);
         runtime::array::forget_device(self.ordinal);
         runtime::texture::forget_device(self.ordinal);
+        runtime::stream_attributes::forget_device(self.ordinal);
         driver::forget_device(self.ordinal);
         self.is_held.store(false, Ordering::Relaxed);
         Ok(())
@@ -482,7 +483,11 @@ impl Drop for OwnStreams {
 pub(crate) fn per_thread_stream(device: &Device) -> CuResult<CUstream> {
     let session = device.session()?;
     OWN_STREAMS.with_borrow_mut(|streams| {
-        streams.0.retain(|(_, session, _)| session.strong_count() > 0);
+        // After a reset somebody may still hold the session that was.
+        let present = Arc::downgrade(&session);
+        streams.0.retain(|(ordinal, known, _)| {
+            known.strong_count() > 0 && (*ordinal != device.ordinal || known.ptr_eq(&present))
+        });
         if let Some((.., stream)) = streams.0.iter().find(|(ordinal, ..)| *ordinal == device.ordinal) {
             return Ok(*stream);
         }

@@ -140,3 +140,70 @@ int main(void) {
     assert_eq!(tables, 1, "{}", ran.stderr);
     assert!(ran.stderr.contains("cuIpcGetMemHandle"), "{}", ran.stderr);
 }
+
+/// Libraries look at the devices by NVML so that processes they fork can still use CUDA.
+#[test]
+fn a_process_that_only_looked_may_fork_children_that_use_cuda() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), "null");
+    let body = r#"
+#include <sys/wait.h>
+#include <unistd.h>
+static int uses_cuda(void) {
+    void *context, *memory;
+    OK(cuInit, 0);
+    OK(cuCtxCreate_v2, &context, 0, 0);
+    OK(cuMemAlloc_v2, &memory, 4096ul);
+    OK(cuCtxDestroy_v2, context);
+    return 0;
+}
+int main(void) {
+    library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
+    OK(nvmlInit_v2);
+    unsigned count = 0;
+    OK(nvmlDeviceGetCount_v2, &count);
+    TRUE(count == 1);
+    library = dlopen("libcuda.so.1", RTLD_NOW);
+    for (int child = 0; child < 2; child++) {
+        if (fork() == 0) return uses_cuda();
+        int status = 1;
+        wait(&status);
+        TRUE(status == 0);
+    }
+    TRUE(uses_cuda() == 0);
+    // From now on the links are this process's alone.
+    if (fork() == 0) return uses_cuda() == 1 ? 7 : 0;
+    int status = 0;
+    wait(&status);
+    TRUE(WEXITSTATUS(status) == 7);
+    return 0;
+}"#;
+    let Some(ran) = run_c(folder.path(), body, &server.list) else { return };
+    assert_eq!(ran.status, Some(0), "{} {}", ran.stdout, ran.stderr);
+}
+
+#[test]
+fn modules_that_come_and_go_leave_no_names_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), "null");
+    let body = r#"
+int main(void) {
+    library = dlopen("libcuda.so.1", RTLD_NOW);
+    void *context, *module, *function, *kept = 0;
+    OK(cuInit, 0);
+    OK(cuCtxCreate_v2, &context, 0, 0);
+    static const char text[] = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry work(.param .u64 a)\n{ ret; }\n";
+    for (int round = 0; round < 300; round++) {
+        OK(cuModuleLoadData, &module, text);
+        OK(cuModuleGetFunction, &function, module, "work");
+        IS(500, cuModuleGetFunction, &kept, module, "missing");
+        OK(cuModuleUnload, module);
+        // A function goes with its module.
+        void *name;
+        IS(400, cuFuncGetName, &name, function);
+    }
+    return 0;
+}"#;
+    let Some(ran) = run_c(folder.path(), body, &server.list) else { return };
+    assert_eq!(ran.status, Some(0), "{} {}", ran.stdout, ran.stderr);
+}

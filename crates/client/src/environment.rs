@@ -1,6 +1,6 @@
 //! What the embedding program provides: this crate is loaded into foreign processes and must not decide for them.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Starts a named thread.
@@ -61,21 +61,37 @@ impl Default for Environment {
 /// The links' descriptors, where a fork handler can find them without taking a lock.
 static DESCRIPTORS: [AtomicI32; 256] = [const { AtomicI32::new(-1) }; 256];
 
-/// Whether this process was forked off after its parent had connected.
+/// Whether this process was forked off after its parent had begun a session.
 static FORKED: AtomicBool = AtomicBool::new(false);
+/// Whether a session was ever begun here: before that, a child may begin its own.
+static HAS_SESSION: AtomicBool = AtomicBool::new(false);
+/// How many forks lie between the first process that greeted a server and this one.
+static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// For the child's side of a fork: from now on every call is refused. Safe in a signal-like context.
+/// For the child's side of a fork: from now on every call is refused, if the parent had begun a session; if it had only
+/// looked at its devices, the child greets them anew. Safe in a signal-like context.
 ///
 /// Answers the descriptors of the parent's links, which the child must close, so that the parent's end of a link is
 /// its end.
 pub fn forget_after_fork() -> impl Iterator<Item = i32> {
-    FORKED.store(true, Ordering::SeqCst);
+    FORKED.store(HAS_SESSION.load(Ordering::SeqCst), Ordering::SeqCst);
+    FORKS.fetch_add(1, Ordering::SeqCst);
     DESCRIPTORS.iter().map(|slot| slot.swap(-1, Ordering::SeqCst)).filter(|descriptor| *descriptor >= 0)
 }
 
 /// Whether the calls of this process belong to its parent.
-pub(crate) fn is_forked() -> bool {
+pub fn is_forked() -> bool {
     FORKED.load(Ordering::Relaxed)
+}
+
+/// Tells links that were greeted before a fork from those greeted after it.
+pub(crate) fn forks() -> u32 {
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// A session begins in this process.
+pub(crate) fn session_begins() {
+    HAS_SESSION.store(true, Ordering::SeqCst);
 }
 
 /// Whether any link was ever made here.

@@ -74,8 +74,14 @@ impl Session {
         let name = CStr::from_bytes_with_nul(&name).map_err(|_| CuError::NOT_FOUND)?;
         let function = self.cuModuleGetFunction(module, name)?;
         let attributes = facts.attributes.clone();
-        self.state().functions.insert(function.0, FunctionState { facts, attributes });
+        self.state().functions.insert(function.0, FunctionState { module, facts, attributes });
         Ok(function)
+    }
+
+    /// Ends a module; its functions go with it.
+    pub fn unload_module(&self, module: CUmodule) -> CuResult<()> {
+        self.state().functions.retain(|_, function| function.module != module);
+        self.cuModuleUnload(module)
     }
 
     /// The facts of a function.

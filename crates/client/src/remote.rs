@@ -10,7 +10,7 @@ use transport::{Address, SocketLink};
 use window::Window;
 
 use crate::connect::{ConnectError, Greeted};
-use crate::environment::{Environment, Severity, is_forked};
+use crate::environment::{self, Environment, Severity, is_forked};
 use crate::ledger::{Account, Ledger};
 use crate::server_list::Transport;
 use crate::session::Session;
@@ -39,6 +39,8 @@ pub struct Remote {
     reserve: Reserve,
     /// Where calls are counted, if they are.
     ledger: Option<Arc<Ledger>>,
+    /// How many forks there were when it was greeted.
+    forks: u32,
     state: Mutex<Link>,
 }
 
@@ -84,6 +86,7 @@ impl Remote {
             facts,
             reserve,
             ledger,
+            forks: environment::forks(),
             state: Mutex::new(Link::Idle(greeted)),
         }
     }
@@ -134,9 +137,11 @@ impl Remote {
             Link::Idle(_) | Link::Reset => {}
         }
         let greeted = match std::mem::replace(&mut *state, Link::Failed(CuError::DEVICE_UNAVAILABLE)) {
-            Link::Idle(greeted) => Ok(greeted),
+            // A link from before a fork is the parent's.
+            Link::Idle(greeted) if self.forks == environment::forks() => Ok(greeted),
             _ => greet(&self.address, &self.environment),
         };
+        environment::session_begins();
         match greeted.and_then(|greeted| self.begin(greeted)) {
             Ok(session) => {
                 *state = Link::Active(Arc::clone(&session));

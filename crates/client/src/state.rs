@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
 
-use cuda_types::{CuError, HostSpan};
+use cuda_types::{CUmodule, CuError, HostSpan};
 use proto::FunctionFacts;
 use proto::frame::CallId;
 use window::Window;
@@ -100,6 +100,7 @@ pub(crate) struct EventState {
 
 #[derive(Clone)]
 pub(crate) struct FunctionState {
+    pub(crate) module: CUmodule,
     pub(crate) facts: Arc<FunctionFacts>,
     /// Function attributes that the program has set, by number.
     pub(crate) attributes: Vec<i32>,

@@ -256,6 +256,11 @@ pub fn dispatch(
     if result.is_ok() || result == Err(CuError::INVALID_HANDLE) {
         forget_destroyed(opcode, arguments, names);
     }
+    if opcode == module::GET_FUNCTION {
+        // The name that was bound stands before the arguments.
+        let mut reader = Reader::new(arguments);
+        names.belongs(reader.take("function name")?, reader.take("module")?);
+    }
     Ok(result)
 }
 
@@ -269,7 +274,7 @@ fn forget_destroyed(opcode: u16, arguments: &[u8], names: &Names) {
         array::DESTROY_MIPMAPPED => {
             reader.take("array").map(|name| names.forget::<cuda_types::CUmipmappedArray>(name))
         }
-        module::UNLOAD => reader.take("module").map(|name| names.forget::<cuda_types::CUmodule>(name)),
+        module::UNLOAD => reader.take("module").map(|name| names.forget_module(name)),
         _ => return,
     }
     .expect("the call has just been read from the same bytes");

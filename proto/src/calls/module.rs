@@ -6,6 +6,7 @@ use crate::param::{InImages, InStr, Loaded, Named};
 
 /// The opcode that ends a module's name.
 pub(crate) const UNLOAD: u16 = 0x0402;
+pub(crate) const GET_FUNCTION: u16 = 0x0403;
 
 macro_rules! module_calls {
     ($reader:path) => {

@@ -249,7 +249,8 @@ pub(crate) fn current() -> CuResult<&'static Device> {
     }
     let device = devices().current()?;
     // A primary context can be this thread's own before it exists.
-    if device.is_primary() && !device.is_retained() && device.open_session().is_none() {
+    let is_used = device.is_retained() || device.is_held_by_the_runtime();
+    if device.is_primary() && !is_used && device.open_session().is_none() {
         return Err(CuError::CONTEXT_IS_DESTROYED);
     }
     Ok(device)
@@ -309,7 +310,11 @@ fn create(handle: Out<'_, u64>, flags: u32, number: c_int) -> CuResult<()> {
         !CONTEXTS.any(|context| context.ordinal == ordinal && context.generation == generation)
     };
     let device = devices().add_context(number, is_free)?;
-    device.session()?.check()?;
+    if let Err(error) = device.session().and_then(|session| session.check()) {
+        // The place is used again, with another connection.
+        device.destroy()?;
+        return Err(error);
+    }
     let flags = AtomicU32::new(flags);
     let generation = device.generation();
     handle.write(CONTEXTS.insert(Context { ordinal: device.ordinal, generation, flags }));
@@ -318,6 +323,8 @@ fn create(handle: Out<'_, u64>, flags: u32, number: c_int) -> CuResult<()> {
 }
 
 fn destroy(handle: u64) -> CuResult<()> {
+    // Its place is free when everything in it is gone, and not before.
+    let _one = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let device = find(handle)?;
     if device.is_primary() {
         // CUDA Driver API, cuCtxDestroy: primary contexts are released instead.

@@ -81,7 +81,7 @@ entries! {
 
     /// Where a parameter of a kernel lies in a buffer that holds them all, and its size.
     fn cuKernelGetParamInfo(kernel: u64, index: usize, offset: Out<'_, usize>, size: Out<'_, usize>) {
-        let (_, function) = find(kernel, context::current()?)?;
+        let (_, function) = find(kernel, module::here()?)?;
         parameter_info(&function, index, offset, size)
     }
 
@@ -152,8 +152,10 @@ fn find(handle: u64, device: &Device) -> CuResult<(Arc<Session>, Arc<Function>)>
 
 /// Where a kernel is on a device: in this thread's context if that is on the device, else in the primary one.
 fn on_device(number: c_int) -> CuResult<&'static Device> {
-    let current = context::current()?;
-    if current.program_number() == number { Ok(current) } else { devices().get(number) }
+    match context::current() {
+        Ok(current) if current.program_number() == number => Ok(current),
+        _ => devices().get(number),
+    }
 }
 
 fn set_cache_config(handle: u64, config: u32, device: &Device) -> CuResult<()> {
@@ -166,7 +168,7 @@ fn set_cache_config(handle: u64, config: u32, device: &Device) -> CuResult<()> {
 
 fn parameter_count(handle: u64, count: Out<'_, usize>) -> CuResult<()> {
     let count = count.required()?;
-    let (_, function) = find(handle, context::current()?)?;
+    let (_, function) = find(handle, module::here()?)?;
     count.write(function.facts.parameters.len());
     Ok(())
 }

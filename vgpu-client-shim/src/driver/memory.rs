@@ -70,9 +70,8 @@ entries! {
         Ok(())
     }
 
-    /// Something that is known about a pointer.
+    /// Something that is known about a pointer; also by threads without a context, which look for the memory's own.
     fn cuPointerGetAttribute(value: *mut c_void, attribute: c_int, pointer: u64) {
-        context::current()?;
         if value.is_null() {
             return Err(CuError::INVALID_VALUE);
         }
@@ -84,7 +83,6 @@ entries! {
 
     /// What is known about a pointer; what is not becomes zero.
     fn cuPointerGetAttributes(count: u32, attributes: *const c_int, values: *const *mut c_void, pointer: u64) {
-        context::current()?;
         if count == 0 || attributes.is_null() || values.is_null() {
             return Err(CuError::INVALID_VALUE);
         }
@@ -312,7 +310,8 @@ fn attribute_of(attribute: c_int, pointer: u64) -> CuResult<Option<Value>> {
     Ok(match attribute {
         1 => match holder {
             Some(device) => Some(Value::Long(context::handle_of_device(device)?)),
-            None => Some(Value::Long(context::handle_of_device(devices().current()?)?)),
+            // Memory of the host belongs to no context that a thread without one could be told.
+            None => Some(Value::Long(context::current().and_then(context::handle_of_device).unwrap_or(0))),
         },
         // CU_MEMORYTYPE_HOST, CU_MEMORYTYPE_DEVICE
         2 => Some(Value::Int(if is_host { 1 } else { 2 })),

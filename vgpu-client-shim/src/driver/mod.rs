@@ -95,6 +95,18 @@ pub(crate) fn initialized() {
     INITIALIZED.store(true, Ordering::Release);
 }
 
+/// Runs something that uses contexts without being a call of the runtime.
+pub(crate) fn aside<T>(body: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CALLING.set(self.0);
+        }
+    }
+    let _restore = Restore(CALLING.replace(true));
+    body()
+}
+
 /// Runs the body of an entry point that may be called before `cuInit`.
 pub(crate) fn answer_always(name: &str, body: impl FnOnce() -> CuResult<()>) -> u32 {
     let before = CALLING.replace(true);

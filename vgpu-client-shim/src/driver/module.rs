@@ -132,19 +132,19 @@ entries! {
         let kernel = kernel.required()?;
         let name = name_of(name)?;
         let fatbin = LIBRARIES.get(library)?;
-        kernel.write(existing(&fatbin, name, context::current()?)?.handle());
+        kernel.write(existing(&fatbin, name, here()?)?.handle());
         Ok(())
     }
 
     /// The number of kernels.
     fn cuLibraryGetKernelCount(count: Out<'_, u32>, library: u64) {
-        kernel_count(count, &self::library(library)?, context::current()?)
+        kernel_count(count, &self::library(library)?, here()?)
     }
 
     /// The kernels, as many as there is room for.
     fn cuLibraryEnumerateKernels(kernels: *mut u64, room: u32, library: u64) {
         let fatbin = LIBRARIES.get(library)?;
-        enumerate(kernels, room, &fatbin, context::current()?)
+        enumerate(kernels, room, &fatbin, here()?)
     }
 
     /// A library as this context's module.
@@ -212,6 +212,11 @@ entries! {
         module.write(module_of(library, &fatbin, context::current()?.ordinal));
         Ok(())
     }
+}
+
+/// Where kernels of a library are looked for: in this thread's context, or, as libraries need none, on the first device.
+pub(super) fn here() -> CuResult<&'static Device> {
+    context::current().or_else(|_| devices().current())
 }
 
 /// The kernel behind a function or kernel handle.
@@ -315,6 +320,9 @@ pub(crate) fn unload_library(library: u64) -> CuResult<()> {
 
 /// The kernel of a name, if the module of `device` has it.
 pub(crate) fn existing(fatbin: &Arc<Fatbin>, name: &CStr, device: &Device) -> CuResult<&'static Kernel> {
+    if !fatbin.module(device)?.functions.contains_key(&*name.to_string_lossy()) {
+        return Err(CuError::NOT_FOUND);
+    }
     let kernel = fatbin.kernel(name);
     match kernel.on(device) {
         Ok(_) => Ok(kernel),

@@ -58,6 +58,8 @@ fn is_idle(device: &Device, session: &Session) -> CuResult<bool> {
     let is_done = |stream| match session.cuStreamQuery(stream) {
         Ok(()) => Ok(true),
         Err(cuda_types::CuError::NOT_READY) => Ok(false),
+        // Ended by another thread since it was listed: what it had to do is done.
+        Err(cuda_types::CuError::INVALID_HANDLE) => Ok(true),
         Err(error) => Err(error),
     };
     // The legacy default stream's work includes that of all blocking streams.

@@ -69,15 +69,15 @@ entries! {
         write_text(&uuid(facts(handle)?), text, length)
     }
 
-    /// Where a device is on its server's bus.
-    fn nvmlDeviceGetPciInfo(handle: u64, info: Out<'_, PciInfo>) {
-        room(info)?.write(PciInfo::of(facts(handle)?));
+    /// Where a device is on its server's bus, in the structure of the first version, which ends before the longer text.
+    fn nvmlDeviceGetPciInfo(handle: u64, info: Out<'_, PciInfo1>) {
+        room(info)?.write(PciInfo::of(facts(handle)?).first);
         Ok(())
     }
 
-    /// Where a device is on its server's bus.
-    fn nvmlDeviceGetPciInfo_v2(handle: u64, info: Out<'_, PciInfo>) {
-        room(info)?.write(PciInfo::of(facts(handle)?));
+    /// Where a device is on its server's bus, in the structure of the second version, which ends before the longer text.
+    fn nvmlDeviceGetPciInfo_v2(handle: u64, info: Out<'_, PciInfo1>) {
+        room(info)?.write(PciInfo::of(facts(handle)?).first);
         Ok(())
     }
 
@@ -223,6 +223,14 @@ entries! {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PciInfo {
+    first: PciInfo1,
+    bus_id: [u8; 32],
+}
+
+/// What all versions of it begin with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PciInfo1 {
     bus_id_legacy: [u8; 16],
     domain: u32,
     bus: u32,
@@ -230,7 +238,6 @@ pub(crate) struct PciInfo {
     /// Not told by CUDA: 0.
     pci_device_id: u32,
     pci_subsystem_id: u32,
-    bus_id: [u8; 32],
 }
 
 impl PciInfo {
@@ -240,15 +247,15 @@ impl PciInfo {
         };
         let domain = part(DeviceAttribute::PCI_DOMAIN_ID);
         let (bus, device) = (part(DeviceAttribute::PCI_BUS_ID), part(DeviceAttribute::PCI_DEVICE_ID));
-        PciInfo {
+        let first = PciInfo1 {
             bus_id_legacy: filled(&format!("{domain:04X}:{bus:02X}:{device:02X}.0")),
             domain,
             bus,
             device,
             pci_device_id: 0,
             pci_subsystem_id: 0,
-            bus_id: filled(&format!("{domain:08X}:{bus:02X}:{device:02X}.0")),
-        }
+        };
+        PciInfo { first, bus_id: filled(&format!("{domain:08X}:{bus:02X}:{device:02X}.0")) }
     }
 
     fn text(&self) -> String {

@@ -59,6 +59,8 @@ pub(crate) use entries;
 
 /// Runs the body of a function.
 pub(crate) fn answer(name: &str, body: impl FnOnce() -> Outcome) -> u32 {
+    // A context that is asked here is not the runtime's for that.
+    let body = || crate::driver::aside(body);
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
     match outcome {
         Ok(Ok(())) => 0,

@@ -7,7 +7,6 @@ use cuda_types::{CuError, CuResult};
 use proto::{ContextCalls, DeviceFacts};
 
 use super::error::{self, PEER_ACCESS_UNSUPPORTED};
-use super::stream_attributes;
 use super::version::ChannelFormat;
 use crate::edge::{Out, Required, entries};
 use crate::graph::capture;
@@ -30,6 +29,7 @@ entries! {
         let device = devices().get(ordinal)?;
         device.facts()?;
         state::set_current(Current::of(device));
+        device.hold();
         Ok(())
     }
 
@@ -328,7 +328,7 @@ entries! {
 
 /// What holds for a device behind a network, whatever its driver says there: the device does not reach the memory of
 /// this process, and what this release does not carry is not offered.
-const REMOTE: [(i32, i32); 17] = [
+const REMOTE: [(i32, i32); 28] = [
     (DeviceAttribute::CAN_MAP_HOST_MEMORY.0, 1),
     (DeviceAttribute::INTEGRATED.0, 0),
     (DeviceAttribute::MANAGED_MEMORY.0, 1),
@@ -346,6 +346,17 @@ const REMOTE: [(i32, i32); 17] = [
     (117, 0), // GPUDirectRDMAFlushWritesOptions
     (119, 0), // MemoryPoolSupportedHandleTypes
     (125, 0), // IpcEventSupport
+    (103, 0), // HandleTypePosixFileDescriptorSupported
+    (107, 0), // GenericCompressionSupported
+    (112, 0), // SparseCudaArraySupported
+    (114, 0), // TimelineSemaphoreInteropSupported
+    (121, 0), // DeferredMappingCudaArraySupported
+    (124, 0), // DmaBufSupported
+    (128, 0), // HandleTypeFabricSupported
+    (132, 0), // MulticastSupported
+    (136, 0), // MemDecompressAlgorithmMask
+    (137, 0), // MemDecompressMaximumLength
+    (141, 0), // HostNumaMemoryPoolsSupported
 ];
 
 /// An attribute as the program sees it; `None` for a number that the device's driver does not know.
@@ -395,7 +406,6 @@ fn reset() -> CuResult<()> {
         log::debug(format_args!("device {}: reset", device.ordinal));
     }
     device.reset()?;
-    stream_attributes::forget_device(device.ordinal);
     error::forget();
     Ok(())
 }
