@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cuda_types::CuError;
 use nvidia::NvidiaGpu;
@@ -69,7 +70,8 @@ impl Driver {
             Driver::Soft => {
                 // Read here, in the worker: it concerns this device alone.
                 let check = std::env::var("VGPU_SOFT_CHECK").is_ok_and(|value| value.trim() == "1");
-                Ok(Arc::new(SoftGpu::open(ordinal, SoftOptions { check, ..SoftOptions::default() })?))
+                let options = SoftOptions { check, timeout: soft_timeout(), ..SoftOptions::default() };
+                Ok(Arc::new(SoftGpu::open(ordinal, options)?))
             }
             Driver::Cuda { .. } => Ok(Arc::new(NvidiaGpu::open(ordinal)?.capturing_printed())),
         }
@@ -82,4 +84,16 @@ impl Driver {
             Driver::Null { .. } | Driver::Soft | Driver::Auto => None,
         }
     }
+}
+/// `VGPU_SOFT_TIMEOUT`: seconds that a kernel of the software GPU may run.
+fn soft_timeout() -> Option<Duration> {
+    let text = std::env::var("VGPU_SOFT_TIMEOUT").ok()?;
+    let seconds = text.trim().parse::<f64>().ok().filter(|seconds| *seconds > 0.0);
+    let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    if timeout.is_none() {
+        tracing::warn!(
+            "VGPU_SOFT_TIMEOUT={text}: expected a number of seconds; kernels run as long as they want"
+        );
+    }
+    timeout
 }

@@ -246,6 +246,7 @@ impl Kernel for JitKernel {
             print: context.print,
             exact: context.exact,
             abort: context.abort,
+            timeout: context.timeout,
             threads: context.threads,
             stack_limit: context.stack_bytes,
             heap_bytes: context.heap_bytes,

@@ -461,6 +461,7 @@ impl SoftGpu {
             let context = RunContext {
                 print: &print,
                 abort: &shared.abort,
+                timeout: shared.timeout,
                 threads: shared.threads,
                 stack_bytes: shared.stack_bytes.load(Ordering::Relaxed),
                 heap_bytes: shared.heap_bytes.load(Ordering::Relaxed),

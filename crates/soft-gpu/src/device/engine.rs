@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use cuda_types::{CuResult, Dim3};
 use proto::{FunctionFacts, GlobalFacts};
@@ -51,6 +52,8 @@ pub struct RunContext<'a> {
     pub print: &'a (dyn Fn(&[u8]) + Sync),
     /// Set when the grid shall end early: the device is being closed.
     pub abort: &'a AtomicBool,
+    /// How long the grid may run; ended after that, it answers `LAUNCH_TIMEOUT`.
+    pub timeout: Option<Duration>,
     /// CPU threads that the grid may use, the calling one included.
     pub threads: usize,
     /// `CU_LIMIT_STACK_SIZE` and `CU_LIMIT_MALLOC_HEAP_SIZE`.

@@ -22,6 +22,7 @@ mod value;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cuda_types::{CUfunction, CUmodule, CuError, CuResult};
 
@@ -43,12 +44,15 @@ pub struct SoftOptions {
     /// Every access of a kernel is compared with the allocations to the byte, and a fault says in which line of the PTX it
     /// happened. Kernels run many times slower.
     pub check: bool,
+    /// How long a kernel may run: one that takes longer ends with `CUDA_ERROR_LAUNCH_TIMEOUT`, as a GPU with a watchdog
+    /// has it. `None`: as long as it wants.
+    pub timeout: Option<Duration>,
 }
 
 impl Default for SoftOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
-        SoftOptions { capability: 90, memory_bytes: 4 << 30, threads, check: false }
+        SoftOptions { capability: 90, memory_bytes: 4 << 30, threads, check: false, timeout: None }
     }
 }
 
@@ -68,6 +72,7 @@ pub struct SoftGpu {
 struct Shared {
     printed: Mutex<Vec<u8>>,
     abort: AtomicBool,
+    timeout: Option<Duration>,
     threads: usize,
     stack_bytes: AtomicU64,
     heap_bytes: AtomicU64,
@@ -101,6 +106,7 @@ impl SoftGpu {
             shared: Arc::new(Shared {
                 printed: Mutex::default(),
                 abort: AtomicBool::new(false),
+                timeout: options.timeout,
                 threads: options.threads,
                 stack_bytes: AtomicU64::new(1024),
                 heap_bytes: AtomicU64::new(8 << 20),

@@ -59,6 +59,12 @@ impl Code {
     }
 }
 
+/// Whether an address lies where generated code is. Safe in a signal handler.
+pub(crate) fn holds(address: usize) -> bool {
+    let base = REGION.load(Ordering::Relaxed);
+    base != 0 && (base..base + REGION_BYTES).contains(&address)
+}
+
 impl Drop for Code {
     fn drop(&mut self) {
         let base = REGION.load(Ordering::Acquire);

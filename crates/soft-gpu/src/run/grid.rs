@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cuda_types::{CuError, Dim3};
 
@@ -23,6 +25,8 @@ const RESIDENT_STACKS: usize = 16 * 1024;
 /// Grids with fewer threads than this are not worth a second CPU thread.
 const WORTH_SHARING: u128 = 16 * 1024;
 const STACK_BYTES: usize = 64 * 1024;
+/// How long the watchdog waits before it interrupts again.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// What a running grid's threads share.
 pub(crate) struct Grid {
@@ -50,6 +54,8 @@ pub(crate) struct Grid {
     exact: Exact,
     abort: Abort,
     objects: Arc<Objects>,
+    /// The CPU threads at work, for the watchdog.
+    at_work: Mutex<Vec<trap::Interruptible>>,
 }
 
 /// How a grid failed.
@@ -116,6 +122,8 @@ pub(crate) struct LaunchRequest<'a> {
     pub(crate) print: &'a (dyn Fn(&[u8]) + Sync),
     pub(crate) exact: &'a (dyn Fn(u64, u64) -> bool + Sync),
     pub(crate) abort: &'a AtomicBool,
+    /// See [`RunContext`](crate::device::engine::RunContext).
+    pub(crate) timeout: Option<Duration>,
     pub(crate) threads: usize,
     pub(crate) stack_limit: u64,
     pub(crate) heap_bytes: u64,
@@ -194,14 +202,31 @@ impl Grid {
             exact: Exact(std::ptr::from_ref(exact)),
             abort: Abort(std::ptr::from_ref(request.abort)),
             objects: request.objects,
+            at_work: Mutex::default(),
         };
+        let (done, ended) = channel::<()>();
         std::thread::scope(|scope| {
+            if let Some(timeout) = request.timeout {
+                let watchdog = std::thread::Builder::new().name("vgpu-watchdog".into());
+                let grid = &grid;
+                // Without it the kernel may run as long as it wants, as without a limit.
+                let _ = watchdog.spawn_scoped(scope, move || grid.watch(timeout, &ended));
+            }
+            let mut helpers = Vec::new();
             for _ in 1..threads {
                 let helper = std::thread::Builder::new().name("vgpu-grid".into());
                 // Without it the others do its blocks.
-                let _ = helper.spawn_scoped(scope, || grid.work(request.cooperative));
+                helpers.extend(helper.spawn_scoped(scope, || grid.work(request.cooperative)));
             }
             grid.work(request.cooperative);
+            for helper in helpers {
+                // Nothing in it panics; if something did, its blocks are missing.
+                if helper.join().is_err() {
+                    grid.fail(CuError::LAUNCH_FAILED.0);
+                }
+            }
+            // Ends the watchdog, now that nobody is left to interrupt.
+            drop(done);
         });
         if workspace != 0 {
             grid.arena.free(workspace);
@@ -212,6 +237,19 @@ impl Grid {
                 let culprit = grid.culprit.into_inner().unwrap_or_else(PoisonError::into_inner);
                 Err(Fault { error: CuError(code), culprit })
             }
+        }
+    }
+
+    /// Ends the grid if it takes longer than `timeout`: what waits sees it by the fault, what computes is interrupted.
+    fn watch(&self, timeout: Duration, ended: &Receiver<()>) {
+        if !matches!(ended.recv_timeout(timeout), Err(RecvTimeoutError::Timeout)) {
+            return;
+        }
+        self.fail(CuError::LAUNCH_TIMEOUT.0);
+        // A thread that is in one of our functions when it is interrupted goes on; it will be in the kernel's code again.
+        while matches!(ended.recv_timeout(AGAIN), Err(RecvTimeoutError::Timeout)) {
+            let at_work = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
+            at_work.iter().for_each(trap::Interruptible::interrupt);
         }
     }
 
@@ -253,10 +291,15 @@ impl Grid {
     /// One CPU thread's part.
     fn work(&self, cooperative: bool) {
         trap::prepare_thread();
+        let own = trap::Interruptible::this_thread();
+        let at_work = || self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
+        at_work().push(own);
         match self.kernel.lowering {
             Lowering::Regions => self.work_in_regions(),
             Lowering::Fibers => self.work_in_fibers(cooperative),
         }
+        // Before the thread ends: an identifier of one that is gone must not be interrupted.
+        at_work().retain(|thread| *thread != own);
     }
 
     fn work_in_regions(&self) {

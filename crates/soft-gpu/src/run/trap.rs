@@ -9,6 +9,8 @@ use std::sync::Once;
 use corosensei::trap::{CoroutineTrapHandler, TrapHandlerRegs};
 use cuda_types::CuError;
 
+use crate::jit::code;
+
 thread_local! {
     /// The trap handler of the coroutine that this thread is running.
     static RUNNING: Cell<*const CoroutineTrapHandler<()>> = const { Cell::new(std::ptr::null()) };
@@ -16,9 +18,11 @@ thread_local! {
     static FAULT: Cell<u32> = const { Cell::new(0) };
 }
 
-const SIGNALS: [i32; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
+/// Those of faults, and the one by which the watchdog interrupts: by default nothing happens on it.
+const SIGNALS: [i32; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, INTERRUPT];
+const INTERRUPT: i32 = libc::SIGURG;
 static INSTALLED: Once = Once::new();
-static mut PREVIOUS: [Option<libc::sigaction>; 4] = [None; 4];
+static mut PREVIOUS: [Option<libc::sigaction>; 5] = [None; 5];
 
 /// Runs `resume` with faults on this coroutine's stack caught; answers the fault, if there was one.
 pub(super) fn catching<T>(handler: &CoroutineTrapHandler<()>, resume: impl FnOnce() -> T) -> (T, u32) {
@@ -51,6 +55,24 @@ pub(super) fn prepare_thread() {
     }
 }
 
+/// A thread that runs generated code and has not ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Interruptible(libc::pthread_t);
+
+impl Interruptible {
+    /// The thread that calls.
+    pub(super) fn this_thread() -> Interruptible {
+        // SAFETY: asks for this thread's identifier only.
+        Interruptible(unsafe { libc::pthread_self() })
+    }
+
+    /// Ends the coroutine that the thread is running, if it is in generated code right now.
+    pub(super) fn interrupt(&self) {
+        // SAFETY: the thread has not ended, as the type says; it has a handler for the signal.
+        let _ = unsafe { libc::pthread_kill(self.0, INTERRUPT) };
+    }
+}
+
 fn install() {
     for (index, signal) in SIGNALS.into_iter().enumerate() {
         // SAFETY: `on_fault` is async-signal-safe; the previous action is written before any coroutine runs.
@@ -58,7 +80,7 @@ fn install() {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction =
                 on_fault as extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
             libc::sigemptyset(&raw mut action.sa_mask);
             let mut previous: libc::sigaction = std::mem::zeroed();
             libc::sigaction(signal, &raw const action, &raw mut previous);
@@ -73,11 +95,17 @@ extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut li
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let at = |register: i32| usize::try_from(register).unwrap_or(0);
     let sp = usize::try_from(registers[at(libc::REG_RSP)]).unwrap_or(0);
+    // Our own functions hold locks and memory; only generated code can be left anywhere.
+    let pc = usize::try_from(registers[at(libc::REG_RIP)]).unwrap_or(0);
+    if signal == INTERRUPT && (running.is_null() || !code::holds(pc)) {
+        return;
+    }
     // SAFETY: `catching` keeps the handler alive while the pointer is set, on this thread.
     if !running.is_null() && unsafe { (*running).stack_ptr_in_bounds(sp) } {
         FAULT.set(match signal {
             libc::SIGILL => CuError::ILLEGAL_INSTRUCTION.0,
             libc::SIGFPE => CuError::LAUNCH_FAILED.0,
+            INTERRUPT => CuError::LAUNCH_TIMEOUT.0,
             _ => CuError::ILLEGAL_ADDRESS.0,
         });
         // SAFETY: the coroutine is the one that was interrupted; nothing with a destructor lives on its stack.
