@@ -37,19 +37,27 @@ twins! {
         begin(default, stream, mode, Some((graph, tail)))
     }
 
-    /// Ends the capture that began in the stream; a failed one has no graph.
+    /// Ends the capture that began in the stream; a failed one has no graph. Who captured into a graph of his own
+    /// need not ask for it.
     fn cudaStreamEndCapture, cudaStreamEndCapture_ptsz(default; stream: u64, graph: Out<'_, u64>) {
         let target = resolve(default, stream)?;
-        let graph = graph.required()?;
         let mut gone = Vec::new();
-        let ended = store::with(|store| store.end(key(&target), &mut gone));
+        let ended = store::with(|store| {
+            if graph.is_none() && !store.captures_into_own_graph(key(&target)) {
+                return Err(CuError::INVALID_VALUE);
+            }
+            store.end(key(&target), &mut gone)
+        });
         drop(gone);
-        match ended {
-            Ok(made) => graph.write(made),
+        let handle = match ended {
+            Ok(captured) => captured,
             // CUDA Runtime API, cudaStreamEndCapture: NULL if the capture was invalidated.
-            Err(INVALIDATED | UNJOINED) => graph.write(0),
-            Err(_) => return ended.map(drop),
+            Err(INVALIDATED | UNJOINED) => 0,
+            Err(error) => return Err(error),
         };
+        if let Some(graph) = graph {
+            graph.write(handle);
+        }
         ended.map(drop)
     }
 

@@ -109,6 +109,14 @@ impl Store {
         Ok(node)
     }
 
+    /// Whether the stream is captured into a graph that the program made itself.
+    pub(crate) fn captures_into_own_graph(&self, key: Key) -> bool {
+        let member = self.captures.streams.get(&key);
+        member
+            .and_then(|member| self.captures.all.get(&member.capture))
+            .is_some_and(|capture| !capture.made_graph)
+    }
+
     /// Ends the capture of a stream; its graph, or why there is none. What is gone is dropped outside the lock.
     pub(crate) fn end(&mut self, key: Key, gone: &mut Vec<Graph>) -> CuResult<u64> {
         let member = self.captures.streams.get(&key).ok_or(CuError::ILLEGAL_STATE)?;
