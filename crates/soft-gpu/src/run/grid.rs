@@ -24,6 +24,7 @@ const RESIDENT_BLOCKS: usize = 64;
 const RESIDENT_STACKS: usize = 16 * 1024;
 /// Grids with fewer threads than this are not worth a second CPU thread.
 const WORTH_SHARING: u128 = 16 * 1024;
+/// A thread's stack: half for the frames of its kernel, where they fit, and half for what the code calls.
 const STACK_BYTES: usize = 64 * 1024;
 /// How long the watchdog waits before it interrupts again.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -158,11 +159,14 @@ impl Grid {
         let shared_bytes = kernel.static_shared_bytes.saturating_add(request.dynamic_shared_bytes);
         // Each frame of a recursion takes some of the host's stack and of the local arena.
         let depth = if kernel.recursive { (request.stack_limit / 64).clamp(64, 16 * 1024) } else { 1 };
-        let stack_bytes = if kernel.recursive {
+        let spare = if kernel.recursive {
             usize::try_from(depth * 512).unwrap_or(STACK_BYTES).max(4 * STACK_BYTES)
         } else {
             STACK_BYTES
         };
+        // Long straight code keeps many values at once: unrolled tensor kernels have frames beyond 64 KiB.
+        let stack_bytes = spare
+            .saturating_add(kernel.frame_bytes.saturating_sub(STACK_BYTES / 2).next_multiple_of(STACK_BYTES));
         let mut params = words(request.params.len() as u64);
         for (word, bytes) in params.iter_mut().zip(request.params.chunks(16)) {
             let mut whole = [0; 16];

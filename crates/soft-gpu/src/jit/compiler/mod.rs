@@ -88,6 +88,8 @@ pub(crate) struct CompiledKernel {
     /// Bytes of `.local` variables per thread, all callees included.
     pub(crate) local_bytes: u64,
     pub(crate) recursive: bool,
+    /// Bytes of the host's stack for one frame of each of the functions: without recursion no thread needs more.
+    pub(crate) frame_bytes: usize,
     entry: usize,
     /// For the lowering of that name.
     pub(crate) regions: Regions,
@@ -176,6 +178,7 @@ impl Compiler {
             context: Context::new(),
             builder_context: FunctionBuilderContext::new(),
             code: Vec::new(),
+            frame_bytes: 0,
         };
         let mut regions = Regions::default();
         if let Some(plan) = &plan {
@@ -192,12 +195,13 @@ impl Compiler {
                 table.0[slot].store(address, Ordering::Release);
             }
         }
-        let code = making.code;
+        let (code, frame_bytes) = (making.code, making.frame_bytes);
         Ok(CompiledKernel {
             lowering: unit.lowering,
             static_shared_bytes: unit.static_shared_bytes,
             local_bytes: unit.local_bytes,
             recursive: unit.recursive,
+            frame_bytes,
             entry: table.0[0].load(Ordering::Acquire),
             regions,
             _code: code,
@@ -215,6 +219,7 @@ struct Making<'a> {
     context: Context,
     builder_context: FunctionBuilderContext,
     code: Vec<Code>,
+    frame_bytes: usize,
 }
 
 impl<'a> Making<'a> {
@@ -246,6 +251,8 @@ impl<'a> Making<'a> {
         if !compiled.buffer.relocs().is_empty() {
             return Err(CompileError::host("the code needs a relocation"));
         }
+        let frame = compiled.buffer.frame_layout().map_or(0, |layout| layout.frame_to_fp_offset);
+        self.frame_bytes = self.frame_bytes.saturating_add(frame as usize);
         let installed =
             Code::install(compiled.code_buffer()).map_err(|error| CompileError::host(error.to_string()))?;
         self.code.push(installed);
