@@ -7,11 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use client::launch::LaunchConfig;
+use client::launch::{Function, LaunchConfig};
 use client::server_list::Transport;
 use client::{Environment, Remote, Session, hazards};
 use cuda_types::attribute::FunctionAttribute;
-use cuda_types::{CUdeviceptr, CUfunction, CUstream, CuError, Dim3, HostSpan};
+use cuda_types::{CUdeviceptr, CUstream, CuError, Dim3, HostSpan};
 use proto::{ContextCalls, StreamCalls};
 use transport::Address;
 use vgpu_server::null::{TALLY, sample, word_sum};
@@ -20,7 +20,7 @@ pub(crate) struct Product {
     process: Child,
     remote: Remote,
     session: Arc<Session>,
-    function: CUfunction,
+    function: Arc<Function>,
     dma_free: bool,
     memory: CUdeviceptr,
     pageable: HostSpan,
@@ -160,7 +160,7 @@ impl Product {
                 cooperative: false,
             };
             self.session
-                .launch(self.function, &config, &arguments)
+                .launch(&self.function, &config, &arguments)
                 .map_err(|refusal| format!("launch: {refusal:?}"))?;
         }
         self.session.cuCtxSynchronize().map_err(cuda("synchronize"))?;
@@ -232,7 +232,7 @@ impl Product {
         let other = session.cuStreamCreateWithPriority(1, 0).map_err(cuda("a stream"))?;
         session.cuStreamDestroy(other).map_err(cuda("ending a stream"))?;
         session
-            .function_attribute(self.function, FunctionAttribute::MAX_THREADS_PER_BLOCK)
+            .function_attribute(&self.function, FunctionAttribute::MAX_THREADS_PER_BLOCK)
             .map_err(cuda("an attribute"))?;
         session.cuEventDestroy(event).map_err(cuda("ending an event"))?;
         session.cuStreamDestroy(stream).map_err(cuda("ending a stream"))?;
@@ -263,7 +263,7 @@ impl Product {
                 cooperative: false,
             };
             let refused = |refusal| format!("launch: {refusal:?}");
-            session.launch(self.function, &config, &[0; 32]).map_err(refused)?;
+            session.launch(&self.function, &config, &[0; 32]).map_err(refused)?;
             if index.is_multiple_of(50) {
                 session.cuEventRecord(event, stream).map_err(cuda("recording"))?;
                 session.cuStreamWaitEvent(streams[1], event, 0).map_err(cuda("waiting in a stream"))?;

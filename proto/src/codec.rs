@@ -46,6 +46,7 @@ pub fn put(out: &mut Vec<u8>, value: impl Encode) {
 }
 
 /// Appends bytes behind their length, which has 32 bits: a message is not longer.
+#[inline]
 pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     let length = u32::try_from(bytes.len()).expect("callers bound arguments by MESSAGE_LIMIT");
     out.extend_from_slice(&length.to_le_bytes());
@@ -71,9 +72,22 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
+    /// Takes as many bytes as a number has.
+    pub fn take_array<const BYTES: usize>(
+        &mut self,
+        reading: &'static str,
+    ) -> Result<[u8; BYTES], Malformed> {
+        let (array, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or_else(|| Malformed::new(reading, format_args!("{} of {BYTES} bytes", self.rest.len())))?;
+        self.rest = rest;
+        Ok(*array)
+    }
+
     /// Takes what [`put_bytes`] has written.
     pub fn take_bytes(&mut self, reading: &'static str) -> Result<&'a [u8], Malformed> {
-        let length: u32 = self.take(reading)?;
+        let length = u32::from_le_bytes(self.take_array(reading)?);
         let (bytes, rest) = self.rest.split_at_checked(length as usize).ok_or_else(|| {
             Malformed::new(reading, format_args!("{length} bytes announced, {} there", self.rest.len()))
         })?;

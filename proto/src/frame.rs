@@ -47,6 +47,7 @@ impl Header {
     pub const BULK_LIMIT: u32 = 64 * 1024 * 1024;
 
     /// The encoded header.
+    #[inline]
     pub fn encode(self) -> [u8; Header::SIZE] {
         let mut bytes = [0; Header::SIZE];
         bytes[0..2].copy_from_slice(&Header::MAGIC);

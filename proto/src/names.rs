@@ -4,17 +4,17 @@
 //! Creating needs no round trip, and the devices know nothing of it. A create that fails *poisons* its name: later
 //! uses are dropped and report the first error, since their cause is not theirs.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cuda_types::{CUarray, CUevent, CUfunction, CUmipmappedArray, CUmodule, CUstream, CuError, CuResult};
+use rustc_hash::FxHashMap;
 
 use crate::codec::Malformed;
 
 /// A kind of thing that a client may name.
 pub trait Named: Copy + Sized {
     /// The table of this kind.
-    fn table(tables: &mut Tables) -> &mut HashMap<u64, CuResult<Self>>;
+    fn table(tables: &mut Tables) -> &mut FxHashMap<u64, CuResult<Self>>;
     /// The number behind a handle or name.
     fn number(self) -> u64;
     /// A handle or name from its number.
@@ -34,14 +34,14 @@ pub struct Names {
 /// One table for each kind of thing.
 #[derive(Default)]
 pub struct Tables {
-    streams: HashMap<u64, CuResult<CUstream>>,
-    events: HashMap<u64, CuResult<CUevent>>,
-    modules: HashMap<u64, CuResult<CUmodule>>,
-    functions: HashMap<u64, CuResult<CUfunction>>,
-    arrays: HashMap<u64, CuResult<CUarray>>,
-    mipmapped_arrays: HashMap<u64, CuResult<CUmipmappedArray>>,
+    streams: FxHashMap<u64, CuResult<CUstream>>,
+    events: FxHashMap<u64, CuResult<CUevent>>,
+    modules: FxHashMap<u64, CuResult<CUmodule>>,
+    functions: FxHashMap<u64, CuResult<CUfunction>>,
+    arrays: FxHashMap<u64, CuResult<CUarray>>,
+    mipmapped_arrays: FxHashMap<u64, CuResult<CUmipmappedArray>>,
     /// By the name of their module, with which they go.
-    functions_of: HashMap<u64, Vec<u64>>,
+    functions_of: FxHashMap<u64, Vec<u64>>,
 }
 
 impl Names {
@@ -96,7 +96,7 @@ impl Names {
 macro_rules! named {
     ($($type:ident $table:ident $kind:literal $builtin:literal;)*) => {$(
         impl Named for $type {
-            fn table(tables: &mut Tables) -> &mut HashMap<u64, CuResult<Self>> { &mut tables.$table }
+            fn table(tables: &mut Tables) -> &mut FxHashMap<u64, CuResult<Self>> { &mut tables.$table }
             fn number(self) -> u64 { self.0 }
             fn from_number(number: u64) -> Self { $type(number) }
             fn is_builtin(self) -> bool { self.0 <= $builtin }

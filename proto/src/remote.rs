@@ -10,7 +10,7 @@ use crate::codec::Malformed;
 /// The call traits of the table are implemented for every `Caller`, by the macro `remote` beside each chapter.
 pub trait Caller {
     /// Sends the call and goes on. An error of the call comes back later, or at the next waiting call.
-    fn post(&self, row: &'static Row, write: &mut dyn FnMut(&mut Vec<u8>)) -> CuResult<()>;
+    fn post(&self, row: &'static Row, write: impl FnMut(&mut Vec<u8>)) -> CuResult<()>;
 
     /// Sends the call and waits for its reply, whose bytes go to `read`, unless the reply is an error.
     ///

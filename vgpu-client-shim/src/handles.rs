@@ -3,11 +3,11 @@
 //! A session names what it makes by numbers of its own, so two devices use the same ones. The program's handles are
 //! unique in the process, and know their device.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use cuda_types::{CUevent, CUstream, CuError, CuResult};
+use rustc_hash::FxHashMap;
 
 use crate::edge::DefaultStream;
 use crate::state::{self, Device, devices};
@@ -41,7 +41,7 @@ pub(crate) struct Resolved {
 
 /// Handles to what stands behind them.
 pub(crate) struct Table<T> {
-    all: RwLock<Option<HashMap<u64, Arc<T>>>>,
+    all: RwLock<Option<FxHashMap<u64, Arc<T>>>>,
 }
 
 /// The streams of the process.
@@ -93,7 +93,7 @@ impl<T> Table<T> {
     /// Shows all of them.
     pub(crate) fn each(&self, mut show: impl FnMut(&T)) {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        all.iter().flat_map(HashMap::values).for_each(|thing| show(thing));
+        all.iter().flat_map(FxHashMap::values).for_each(|thing| show(thing));
     }
 
     /// Takes back every handle that `gone` names: its device was reset.

@@ -10,6 +10,7 @@
 //! * `log`, `journal`, `summary`: lines on standard error, the last of them, where the time went
 //! * `edge`: what the shapes of entry points may assume
 //! * `state`, `handles`, `registry`, `images`, `globals`: devices and threads; streams and events; what was registered
+//! * `shortcut`: what launches found in these, kept by each thread
 //! * `graph`: graphs and captures, which live on this side only
 //! * `managed`: memory that both sides reach at the same address
 //! * `process`: what the client crate needs of this process: threads, address space, fork, exit
@@ -33,6 +34,7 @@ mod process;
 mod rank;
 mod registry;
 mod runtime;
+mod shortcut;
 mod state;
 mod summary;
 pub mod table;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use client::Environment;
 use client::environment::{Severity, forget_after_fork};
 
-use crate::{log, summary};
+use crate::{log, shortcut, summary};
 
 /// How long the exit of the program waits for what it has posted.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -98,6 +98,7 @@ pub(crate) fn watch_fork() {
 }
 
 extern "C" fn in_child() {
+    shortcut::forget();
     for descriptor in forget_after_fork() {
         // SAFETY: a descriptor of the parent's link, which the client crate has just given up in this process.
         unsafe { libc::close(descriptor) };
@@ -120,6 +121,7 @@ extern "C" fn at_end() {
     // A panic cannot leave a destructor; the program ends anyway.
     let _ = std::panic::catch_unwind(|| {
         ENDED.store(true, Ordering::Relaxed);
+        shortcut::forget();
         if log::enabled(log::Level::Summary) {
             let used = crate::state::accounts();
             log::summary(&summary::text(std::process::id(), summary::run_time(), &used));

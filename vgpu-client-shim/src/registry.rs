@@ -14,16 +14,19 @@ use std::ffi::{CStr, CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use client::Session;
+pub(crate) use client::launch::Function;
 use cuda_types::attribute::DeviceAttribute;
-use cuda_types::{CUfunction, CUmodule, CuError, CuResult};
+use cuda_types::{CUmodule, CuError, CuResult};
 use proto::{FunctionFacts, GlobalFacts, ModuleFacts};
+use rustc_hash::FxHashMap;
 
 use crate::globals::GLOBALS;
 use crate::images::Images;
 use crate::managed::variable::{self, Placed};
 use crate::runtime::error::{INVALID_DEVICE_FUNCTION, INVALID_SYMBOL};
+use crate::runtime::launch::Values;
 use crate::state::Device;
-use crate::{log, managed};
+use crate::{log, managed, shortcut};
 
 /// One fatbin and its modules, by context.
 pub(crate) struct Fatbin {
@@ -61,13 +64,7 @@ pub(crate) struct Module {
 pub(crate) struct Kernel {
     pub(crate) name: CString,
     pub(crate) fatbin: Arc<Fatbin>,
-    loaded: RwLock<HashMap<usize, Arc<Function>>>,
-}
-
-/// A kernel on a device.
-pub(crate) struct Function {
-    pub(crate) handle: CUfunction,
-    pub(crate) facts: Arc<FunctionFacts>,
+    loaded: RwLock<FxHashMap<usize, Arc<Function>>>,
 }
 
 /// A registered variable.
@@ -82,9 +79,9 @@ struct Registry {
     /// By the handle that `__cudaRegisterFatBinary` answered.
     fatbins: HashMap<usize, Arc<Fatbin>>,
     /// By the address of the host stub.
-    kernels: HashMap<usize, &'static Kernel>,
+    kernels: FxHashMap<usize, &'static Kernel>,
     /// By their own address.
-    handles: HashMap<usize, &'static Kernel>,
+    handles: FxHashMap<usize, &'static Kernel>,
     /// Loaded by the program itself.
     adopted: Vec<Arc<Fatbin>>,
     /// By the address of the host variable.
@@ -243,6 +240,7 @@ pub(crate) fn forget_device(ordinal: usize) {
     for kernel in kernels {
         kernel.loaded.write().unwrap_or_else(PoisonError::into_inner).remove(&ordinal);
     }
+    shortcut::forget();
 }
 
 impl Fatbin {
@@ -472,24 +470,21 @@ impl Kernel {
         let module = self.fatbin.module(device)?;
         let name = self.name.to_string_lossy();
         let facts = module.functions.get(&*name).ok_or(INVALID_DEVICE_FUNCTION)?;
-        let handle = device.session()?.function(module.handle, facts.clone())?;
-        let function = Arc::new(Function { handle, facts: facts.clone() });
+        let function = device.session()?.function(module.handle, facts.clone())?;
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
         Ok(loaded.entry(device.ordinal).or_insert(function).clone())
     }
 }
 
-impl Function {
-    /// The parameter values by ordinal, from a buffer that has them as the kernel's code sees them.
-    pub(crate) fn unpack(&self, packed: &[u8]) -> CuResult<Vec<u8>> {
-        let mut values = Vec::with_capacity(packed.len());
-        for (size, offset) in self.facts.parameters.iter().zip(&self.facts.offsets) {
-            let (size, offset) = (*size as usize, *offset as usize);
-            let value = offset.checked_add(size).and_then(|end| packed.get(offset..end));
-            values.extend(value.ok_or(CuError::INVALID_VALUE)?);
-        }
-        Ok(values)
+/// The parameter values by ordinal, from a buffer that has them as the kernel's own code sees them.
+pub(crate) fn unpack(function: &Function, packed: &[u8]) -> CuResult<Values> {
+    let mut values = Values::with_capacity(packed.len());
+    for (size, offset) in function.facts.parameters.iter().zip(&function.facts.offsets) {
+        let (size, offset) = (*size as usize, *offset as usize);
+        let value = offset.checked_add(size).and_then(|end| packed.get(offset..end));
+        values.extend_from_slice(value.ok_or(CuError::INVALID_VALUE)?);
     }
+    Ok(values)
 }
 
 /// The compute capability of a device: 75 for 7.5.
@@ -513,7 +508,9 @@ fn read<T: Default>(look: impl FnOnce(&Registry) -> T) -> T {
 
 fn change<T>(change: impl FnOnce(&mut Registry) -> T) -> T {
     let mut registry = REGISTRY.write().unwrap_or_else(PoisonError::into_inner);
-    change(registry.get_or_insert_default())
+    let changed = change(registry.get_or_insert_default());
+    shortcut::forget();
+    changed
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use proto::{DeviceFacts, StreamCalls};
 use crate::config::{Target, config};
 use crate::globals::GLOBALS;
 use crate::handles::{EVENTS, STREAMS};
-use crate::{driver, graph, log, managed, process, registry, runtime, summary};
+use crate::{driver, graph, log, managed, process, registry, runtime, shortcut, summary};
 use client::{Remote, Session};
 
 /// The devices of this process, in order of their ordinals.
@@ -332,6 +332,7 @@ impl Device {
 
     /// Ends the primary context: everything that was made in it is gone. The next call makes a new one.
     pub(crate) fn reset(&self) -> CuResult<()> {
+        shortcut::forget();
         self.remote()?.reset()?;
         self.idle_streams.lock().unwrap_or_else(PoisonError::into_inner).clear();
         graph::capture::forget_device(self.ordinal);
@@ -346,6 +347,7 @@ impl Device {
         runtime::stream_attributes::forget_device(self.ordinal);
         driver::forget_device(self.ordinal);
         self.is_held.store(false, Ordering::Relaxed);
+        shortcut::forget();
         Ok(())
     }
 
@@ -371,8 +373,10 @@ thread_local! {
     static CURRENT: Cell<Current> = const { Cell::new(Current { ordinal: 0, generation: 0, is_bound: false }) };
     /// The contexts below it on the thread's stack, which only the driver API has.
     static PUSHED: RefCell<Vec<Current>> = const { RefCell::new(Vec::new()) };
-    /// Launches between `<<<` and the kernel's stub.
-    static CONFIGURATIONS: RefCell<Vec<LaunchConfiguration>> = const { RefCell::new(Vec::new()) };
+    /// The launch between `<<<` and the kernel's stub.
+    static CONFIGURATION: Configuration = const { Configuration::new() };
+    /// Those below it: launches among the arguments of a launch, which hardly a program has.
+    static OUTER_CONFIGURATIONS: RefCell<Vec<LaunchConfiguration>> = const { RefCell::new(Vec::new()) };
     /// This thread's default streams, by device.
     static OWN_STREAMS: RefCell<OwnStreams> = const { RefCell::new(OwnStreams(Vec::new())) };
 }
@@ -405,6 +409,32 @@ pub(crate) struct LaunchConfiguration {
     pub(crate) block: Dim3,
     pub(crate) shared_bytes: usize,
     pub(crate) stream: u64,
+}
+
+/// The configurations of a thread's launches.
+struct Configuration {
+    /// The last one, if there is any.
+    top: Cell<LaunchConfiguration>,
+    count: Cell<usize>,
+}
+
+impl Configuration {
+    const fn new() -> Configuration {
+        let none = Dim3 { x: 0, y: 0, z: 0 };
+        let top = LaunchConfiguration { grid: none, block: none, shared_bytes: 0, stream: 0 };
+        Configuration { top: Cell::new(top), count: Cell::new(0) }
+    }
+
+    #[cold]
+    fn keep_outer(&self) {
+        OUTER_CONFIGURATIONS.with_borrow_mut(|stack| stack.push(self.top.get()));
+    }
+
+    #[cold]
+    fn restore_outer(&self) {
+        let outer = OUTER_CONFIGURATIONS.with_borrow_mut(Vec::pop);
+        outer.into_iter().for_each(|outer| self.top.set(outer));
+    }
 }
 
 /// What a thread remembers of its context.
@@ -454,13 +484,29 @@ pub(crate) fn pop_current() -> Option<Current> {
 }
 
 /// Keeps a launch configuration for the stub that is called next.
+#[inline(always)]
 pub(crate) fn push_configuration(configuration: LaunchConfiguration) {
-    CONFIGURATIONS.with_borrow_mut(|stack| stack.push(configuration));
+    CONFIGURATION.with(|own| {
+        if own.count.get() > 0 {
+            own.keep_outer();
+        }
+        own.top.set(configuration);
+        own.count.set(own.count.get() + 1);
+    });
 }
 
 /// The configuration kept last.
+#[inline(always)]
 pub(crate) fn pop_configuration() -> Option<LaunchConfiguration> {
-    CONFIGURATIONS.with_borrow_mut(Vec::pop)
+    CONFIGURATION.with(|own| {
+        let below = own.count.get().checked_sub(1)?;
+        let top = own.top.get();
+        own.count.set(below);
+        if below > 0 {
+            own.restore_outer();
+        }
+        Some(top)
+    })
 }
 
 /// A thread's default streams. They are ordinary blocking streams, made at first use (CUDA Runtime API, "Stream

@@ -72,6 +72,11 @@ fn launches_are_judged_at_once() {
 }
 
 #[test]
+fn a_launch_after_a_change_uses_nothing_of_the_one_before() {
+    passes("relaunched", &[]);
+}
+
+#[test]
 fn per_thread_default_streams_are_independent() {
     passes("per_thread", &["--default-stream", "per-thread"]);
 }

@@ -323,7 +323,7 @@ fn run_forever(session: &Session) {
     let one = Dim3 { x: 1, y: 1, z: 1 };
     let config =
         LaunchConfig { grid: one, block: one, shared_bytes: 0, stream: CUstream::NULL, cooperative: false };
-    session.launch(function, &config, &[]).expect("launched");
+    session.launch(&function, &config, &[]).expect("launched");
     session.flush().expect("a good link");
 }
 

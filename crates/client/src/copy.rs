@@ -109,7 +109,7 @@ impl Session {
         if let Some((direct, bulk)) = self.direct() {
             let ticket = bulk.upload(direct, part, staging).map_err(|error| self.lose(&error))?;
             // What is written is there before the call that is sent behind it.
-            self.post_call(row(0x0801), &mut |out| codec::put(out, (dst, staging, bytes, stream)))?;
+            self.post_call(row(0x0801), |out| codec::put(out, (dst, staging, bytes, stream)))?;
             return Ok(ticket);
         }
         let mut frame = Vec::new();
@@ -129,7 +129,7 @@ impl Session {
         let gpudirect = self.direct().is_some_and(|(_, bulk)| bulk.gpudirect);
         let named = if gpudirect { self.name_host_memory(copy, src) } else { Ok(()) };
         let posted = named.and_then(|()| {
-            self.post_call(row(0x0802), &mut |out| codec::put(out, (copy, dst, src.len() as u64, stream)))
+            self.post_call(row(0x0802), |out| codec::put(out, (copy, dst, src.len() as u64, stream)))
         });
         let mut state = self.state();
         match posted {
@@ -227,7 +227,7 @@ impl Session {
         };
         self.state().landings.insert(copy, entry);
         let posted = self.name_host_memory(copy, dst).and_then(|()| {
-            self.post_call(row(0x0803), &mut |out| codec::put(out, (copy, src, dst.len() as u64, stream)))
+            self.post_call(row(0x0803), |out| codec::put(out, (copy, src, dst.len() as u64, stream)))
         });
         let call = match posted {
             Ok(call) => call,

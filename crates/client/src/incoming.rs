@@ -20,23 +20,25 @@ impl Session {
     pub(crate) fn receive_frame(&self, frames: &mut FrameReader) -> Received {
         let mut read = |into: &mut [u8]| self.link.receive(into);
         let header = frames.header(&mut read)?;
-        let mut arguments = Vec::new();
-        if header.length > 1024 {
+        let length = header.length as usize;
+        if length > FrameReader::SHORT_BYTES {
             return Err(Malformed::new("message", format_args!("{header:?}")).into());
         }
-        frames.arguments(header.length, &mut arguments, &mut read)?;
+        let arguments = frames.short_arguments(length, &mut read)?;
         match header.opcode {
             Reply::OPCODE => {
-                let reply = Reply::read(&arguments)?;
+                let reply = Reply::read(arguments)?;
                 let mut value = vec![0; header.bulk as usize];
-                frames.bulk(&mut value, &mut read)?;
+                if !value.is_empty() {
+                    frames.bulk(&mut value, &mut read)?;
+                }
                 let mut state = self.state();
                 state.mark_issued(CallId(reply.call));
-                state.replies.insert(reply.call, state::Reply { error: reply.error, value });
+                state.replies.push((CallId(reply.call), state::Reply { error: reply.error, value }));
                 Ok(())
             }
             Landing::OPCODE => {
-                let landing = Landing::read(&arguments)?;
+                let landing = Landing::read(arguments)?;
                 let mut into = self.landing_span(&landing, u64::from(header.bulk))?;
                 frames.bulk(into.write(), &mut read)?;
                 self.landed(&landing, into.len() as u64);
@@ -49,21 +51,21 @@ impl Session {
                 Ok(())
             }
             _ if header.bulk != 0 => Err(Malformed::new("message", format_args!("{header:?}")).into()),
-            Credit::OPCODE => self.credited(Credit::read(&arguments)?),
+            Credit::OPCODE => self.credited(Credit::read(arguments)?),
             Issued::OPCODE => {
-                let issued = Issued::read(&arguments)?;
+                let issued = Issued::read(arguments)?;
                 self.state().mark_issued(CallId(issued.upto));
                 Ok(())
             }
             Failed::OPCODE => {
-                let failed = Failed::read(&arguments)?;
+                let failed = Failed::read(arguments)?;
                 let error = CuError(failed.error);
                 self.state().failed(CallId(failed.call), error);
                 self.note(error);
                 Ok(())
             }
             Pull::OPCODE => {
-                let pull = Pull::read(&arguments)?;
+                let pull = Pull::read(arguments)?;
                 let mut state = self.state();
                 if state.pulls.contains_key(&pull.copy) {
                     state.pull_queue.push_back(pull.copy);
@@ -71,21 +73,21 @@ impl Session {
                 }
                 Ok(())
             }
-            LandedAt::OPCODE => self.empty_landing(LandedAt::read(&arguments)?),
+            LandedAt::OPCODE => self.empty_landing(LandedAt::read(arguments)?),
             Landed::OPCODE => {
-                let Landed { copy, bytes, last } = Landed::read(&arguments)?;
+                let Landed { copy, bytes, last } = Landed::read(arguments)?;
                 self.landed(&Landing { copy, offset: 0, last }, bytes);
                 Ok(())
             }
             PullDone::OPCODE => {
-                let done = PullDone::read(&arguments)?;
+                let done = PullDone::read(arguments)?;
                 let pulled = self.state().pulls.remove(&done.copy);
                 let bytes = pulled.map_or(0, |pull| pull.span.len() as u64);
                 self.account(|account| account.staged_bytes += bytes);
                 Ok(())
             }
             Notice::OPCODE => {
-                let notice = Notice::read(&arguments)?;
+                let notice = Notice::read(arguments)?;
                 let action = self.state().notices.remove(&notice.notice);
                 if let Some(action) = action {
                     crate::event::act(self, action, notice.error);
@@ -93,7 +95,7 @@ impl Session {
                 Ok(())
             }
             RunHostFunction::OPCODE => {
-                let message = RunHostFunction::read(&arguments)?;
+                let message = RunHostFunction::read(arguments)?;
                 self.progress.run_host_function(self, message);
                 Ok(())
             }

@@ -1,15 +1,15 @@
 //! Modules and launches: what CUDA reports at once is answered here, from the facts that came with the module.
 
 use std::ffi::CStr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use cuda_types::attribute::{DeviceAttribute, FunctionAttribute};
 use cuda_types::{CUfunction, CUmodule, CUstream, CuError, CuResult, Dim3};
-use proto::{FunctionFacts, LaunchCalls, ModuleCalls, ModuleFacts};
+use proto::{DeviceFacts, FunctionFacts, LaunchCalls, ModuleCalls, ModuleFacts};
 
 use crate::environment::Severity;
 use crate::session::Session;
-use crate::state::FunctionState;
 
 /// Why a launch is refused before anything is sent. It leaves no trace: the next launch is judged by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +57,75 @@ pub struct LaunchConfig {
     pub cooperative: bool,
 }
 
+/// A kernel of a module in a session, with what its launches are judged by.
+pub struct Function {
+    pub handle: CUfunction,
+    pub facts: Arc<FunctionFacts>,
+    /// The number of its session.
+    session: u64,
+    /// Of all parameters together.
+    argument_bytes: usize,
+    /// The most that a block may have.
+    threads: u64,
+    /// The most that a launch may ask for, by the attributes.
+    dynamic_shared_bytes: AtomicU32,
+    /// By number, with what the program has set.
+    attributes: Mutex<Vec<i32>>,
+    /// Its module is gone.
+    is_unloaded: AtomicBool,
+}
+
+impl Function {
+    /// Bytes of all parameters together.
+    pub fn argument_bytes(&self) -> usize {
+        self.argument_bytes
+    }
+
+    fn attributes(&self) -> MutexGuard<'_, Vec<i32>> {
+        self.attributes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses a function of another session, or one that went with its module.
+    fn check(&self, session: &Session) -> CuResult<()> {
+        let is_here = self.session == session.number && !self.is_unloaded.load(Ordering::Acquire);
+        if is_here { Ok(()) } else { Err(CuError::INVALID_HANDLE) }
+    }
+}
+
+fn attribute(attributes: &[i32], attribute: FunctionAttribute) -> Option<i32> {
+    usize::try_from(attribute.0).ok().and_then(|index| attributes.get(index).copied())
+}
+
+/// The device's limits of a launch, looked up once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LaunchLimits {
+    grid: Dim3,
+    block: Dim3,
+    /// Of a block.
+    threads: u64,
+}
+
+impl LaunchLimits {
+    pub(crate) fn of(facts: &DeviceFacts) -> LaunchLimits {
+        let limit = |attribute: DeviceAttribute| {
+            facts.attribute(attribute.0).and_then(|value| u32::try_from(value).ok()).unwrap_or(0)
+        };
+        LaunchLimits {
+            grid: Dim3 {
+                x: limit(DeviceAttribute::MAX_GRID_DIM_X),
+                y: limit(DeviceAttribute::MAX_GRID_DIM_Y),
+                z: limit(DeviceAttribute::MAX_GRID_DIM_Z),
+            },
+            block: Dim3 {
+                x: limit(DeviceAttribute::MAX_BLOCK_DIM_X),
+                y: limit(DeviceAttribute::MAX_BLOCK_DIM_Y),
+                z: limit(DeviceAttribute::MAX_BLOCK_DIM_Z),
+            },
+            threads: limit(DeviceAttribute::MAX_THREADS_PER_BLOCK).into(),
+        }
+    }
+}
+
 impl Session {
     /// Loads a module from its images; see `cuModuleLoadData` of the table.
     pub fn load_module(&self, images: Vec<&[u8]>) -> CuResult<(CUmodule, ModuleFacts)> {
@@ -64,7 +133,7 @@ impl Session {
     }
 
     /// A kernel of a module whose facts the caller kept.
-    pub fn function(&self, module: CUmodule, facts: Arc<FunctionFacts>) -> CuResult<CUfunction> {
+    pub fn function(&self, module: CUmodule, facts: Arc<FunctionFacts>) -> CuResult<Arc<Function>> {
         if let Some(reason) = &facts.unsupported {
             (self.environment.log)(Severity::Error, &format!("kernel {}: {reason}", facts.name));
             return Err(CuError::NOT_SUPPORTED);
@@ -72,47 +141,45 @@ impl Session {
         let mut name = facts.name.clone().into_bytes();
         name.push(0);
         let name = CStr::from_bytes_with_nul(&name).map_err(|_| CuError::NOT_FOUND)?;
-        let function = self.cuModuleGetFunction(module, name)?;
-        let attributes = facts.attributes.clone();
-        self.state().functions.insert(function.0, FunctionState { module, facts, attributes });
+        let handle = self.cuModuleGetFunction(module, name)?;
+        let threads = attribute(&facts.attributes, FunctionAttribute::MAX_THREADS_PER_BLOCK);
+        let function = Arc::new(Function {
+            handle,
+            session: self.number,
+            argument_bytes: facts.parameters.iter().map(|bytes| *bytes as usize).sum(),
+            threads: threads.and_then(|threads| u64::try_from(threads).ok()).unwrap_or(0),
+            dynamic_shared_bytes: AtomicU32::new(self.dynamic_shared_bytes(&facts.attributes)),
+            attributes: Mutex::new(facts.attributes.clone()),
+            is_unloaded: AtomicBool::new(false),
+            facts,
+        });
+        self.state().functions.entry(module.0).or_default().push(Arc::downgrade(&function));
         Ok(function)
     }
 
     /// Ends a module; its functions go with it.
     pub fn unload_module(&self, module: CUmodule) -> CuResult<()> {
-        self.state().functions.retain(|_, function| function.module != module);
+        let functions = self.state().functions.remove(&module.0).unwrap_or_default();
+        for function in functions.iter().filter_map(Weak::upgrade) {
+            function.is_unloaded.store(true, Ordering::Release);
+        }
         self.cuModuleUnload(module)
     }
 
-    /// The facts of a function.
-    pub fn function_facts(&self, function: CUfunction) -> CuResult<Arc<FunctionFacts>> {
-        let state = self.state();
-        state
-            .functions
-            .get(&function.0)
-            .map(|function| Arc::clone(&function.facts))
-            .ok_or(CuError::INVALID_HANDLE)
-    }
-
     /// `cuFuncGetAttribute`, with what the program has set.
-    pub fn function_attribute(&self, function: CUfunction, attribute: FunctionAttribute) -> CuResult<i32> {
+    pub fn function_attribute(&self, function: &Function, of: FunctionAttribute) -> CuResult<i32> {
         self.check()?;
-        let state = self.state();
-        let function = state.functions.get(&function.0).ok_or(CuError::INVALID_HANDLE)?;
-        usize::try_from(attribute.0)
-            .ok()
-            .and_then(|index| function.attributes.get(index).copied())
-            .ok_or(CuError::INVALID_VALUE)
+        function.check(self)?;
+        attribute(&function.attributes(), of).ok_or(CuError::INVALID_VALUE)
     }
 
     /// `cuFuncSetAttribute`, judged by the device's limits.
     pub fn set_function_attribute(
         &self,
-        function: CUfunction,
+        function: &Function,
         attribute: FunctionAttribute,
         value: i32,
     ) -> CuResult<()> {
-        self.check()?;
         let shared = self.function_attribute(function, FunctionAttribute::SHARED_SIZE_BYTES)?;
         let optin = self.limit(DeviceAttribute::MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
         match attribute {
@@ -128,14 +195,22 @@ impl Session {
             | FunctionAttribute::PREFERRED_SHARED_MEMORY_CARVEOUT => {}
             _ => return Err(CuError::INVALID_VALUE),
         }
-        self.cuFuncSetAttribute(function, attribute.0, value)?;
-        if let Some(function) = self.state().functions.get_mut(&function.0)
-            && let Some(slot) =
-                usize::try_from(attribute.0).ok().and_then(|index| function.attributes.get_mut(index))
-        {
+        self.cuFuncSetAttribute(function.handle, attribute.0, value)?;
+        let mut attributes = function.attributes();
+        if let Some(slot) = usize::try_from(attribute.0).ok().and_then(|index| attributes.get_mut(index)) {
             *slot = value;
+            function.dynamic_shared_bytes.store(self.dynamic_shared_bytes(&attributes), Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// The most dynamic shared memory that a launch of a function with these attributes may ask for.
+    fn dynamic_shared_bytes(&self, attributes: &[i32]) -> u32 {
+        let attribute = |of| i64::from(attribute(attributes, of).unwrap_or(0));
+        let static_bytes = attribute(FunctionAttribute::SHARED_SIZE_BYTES);
+        let most = attribute(FunctionAttribute::MAX_DYNAMIC_SHARED_SIZE_BYTES)
+            .max(self.limit(DeviceAttribute::MAX_SHARED_MEMORY_PER_BLOCK) - static_bytes);
+        u32::try_from(most.max(0)).unwrap_or(u32::MAX)
     }
 
     fn limit(&self, attribute: DeviceAttribute) -> i64 {
@@ -145,12 +220,13 @@ impl Session {
     /// Starts a grid. `arguments` are the parameter values by ordinal, one behind the other without padding.
     pub fn launch(
         &self,
-        function: CUfunction,
+        function: &Function,
         config: &LaunchConfig,
         arguments: &[u8],
     ) -> Result<(), LaunchRefusal> {
         self.check().map_err(LaunchRefusal::Broken)?;
         let threads = self.judge(function, config, arguments)?;
+        let function = function.handle;
         if config.cooperative {
             self.judge_cooperative(function, config, threads)?;
         }
@@ -166,42 +242,33 @@ impl Session {
     /// Judges everything but residence; answers the threads of a block.
     fn judge(
         &self,
-        function: CUfunction,
+        function: &Function,
         config: &LaunchConfig,
         arguments: &[u8],
-    ) -> Result<i64, LaunchRefusal> {
-        let state = self.state();
-        let function = state.functions.get(&function.0).ok_or(LaunchRefusal::Handle)?;
-        let attribute = |attribute: FunctionAttribute| {
-            let value = usize::try_from(attribute.0).ok().and_then(|index| function.attributes.get(index));
-            i64::from(value.copied().unwrap_or(0))
+    ) -> Result<u64, LaunchRefusal> {
+        function.check(self).map_err(|_| LaunchRefusal::Handle)?;
+        let limits = &self.launch_limits;
+        let within = |extents: Dim3, most: Dim3| {
+            // One less, so that 0 is beyond every limit.
+            let fits = |extent: u32, most: u32| extent.wrapping_sub(1) < most;
+            fits(extents.x, most.x) && fits(extents.y, most.y) && fits(extents.z, most.z)
         };
-        let within =
-            |extent: u32, limit: DeviceAttribute| extent > 0 && i64::from(extent) <= self.limit(limit);
-        let Dim3 { x, y, z } = config.grid;
-        let grid = within(x, DeviceAttribute::MAX_GRID_DIM_X)
-            && within(y, DeviceAttribute::MAX_GRID_DIM_Y)
-            && within(z, DeviceAttribute::MAX_GRID_DIM_Z);
-        let Dim3 { x, y, z } = config.block;
-        let block = within(x, DeviceAttribute::MAX_BLOCK_DIM_X)
-            && within(y, DeviceAttribute::MAX_BLOCK_DIM_Y)
-            && within(z, DeviceAttribute::MAX_BLOCK_DIM_Z);
-        let threads = i64::try_from(config.block.count()).unwrap_or(i64::MAX);
-        if !grid || !block || threads > self.limit(DeviceAttribute::MAX_THREADS_PER_BLOCK) {
+        if !within(config.grid, limits.grid) || !within(config.block, limits.block) {
             return Err(LaunchRefusal::Configuration);
         }
-        if threads > attribute(FunctionAttribute::MAX_THREADS_PER_BLOCK) {
+        // Each extent is within its limit, but those of a hostile server could be anything.
+        let Dim3 { x, y, z } = config.block;
+        let threads = (u64::from(x) * u64::from(y)).saturating_mul(u64::from(z));
+        if threads > limits.threads {
+            return Err(LaunchRefusal::Configuration);
+        }
+        if threads > function.threads {
             return Err(LaunchRefusal::Resources);
         }
-        let allowed = attribute(FunctionAttribute::MAX_DYNAMIC_SHARED_SIZE_BYTES).max(
-            self.limit(DeviceAttribute::MAX_SHARED_MEMORY_PER_BLOCK)
-                - attribute(FunctionAttribute::SHARED_SIZE_BYTES),
-        );
-        if i64::from(config.shared_bytes) > allowed {
+        if config.shared_bytes > function.dynamic_shared_bytes.load(Ordering::Relaxed) {
             return Err(LaunchRefusal::SharedMemory);
         }
-        let expected: u64 = function.facts.parameters.iter().map(|bytes| u64::from(*bytes)).sum();
-        if arguments.len() as u64 != expected {
+        if arguments.len() != function.argument_bytes {
             return Err(LaunchRefusal::Arguments);
         }
         Ok(threads)
@@ -212,7 +279,7 @@ impl Session {
         &self,
         function: CUfunction,
         config: &LaunchConfig,
-        threads: i64,
+        threads: u64,
     ) -> Result<(), LaunchRefusal> {
         let block = i32::try_from(threads).map_err(|_| LaunchRefusal::Configuration)?;
         let resident = self

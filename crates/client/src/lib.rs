@@ -37,6 +37,7 @@ pub mod server_list;
 pub mod session;
 mod staging;
 mod state;
+mod thread_number;
 mod verbs;
 pub mod virtual_memory;
 

@@ -80,7 +80,7 @@ impl Session {
         self.check()?;
         let freed = self.state().window.free(address.0).ok_or(CuError::INVALID_VALUE)?;
         let row = calls::row(0x0304).expect("cuMemFree_v2 is in the table");
-        let call = self.post_call(row, &mut |out| codec::put(out, address))?;
+        let call = self.post_call(row, |out| codec::put(out, address))?;
         self.state().quarantine.push_back((call, freed.ticket, freed.bytes));
         Ok(())
     }

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use proto::control::{GateOpen, RunHostFunction};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use smallvec::{SmallVec, smallvec};
 
 use crate::environment::Environment;
 use crate::session::Session;
@@ -24,6 +25,9 @@ pub(crate) struct Progress {
     signalled: AtomicBool,
     host_functions: Sender<Box<dyn FnOnce() + Send>>,
 }
+
+/// One for each session of a process: mostly few.
+type Few<T> = SmallVec<[T; 8]>;
 
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// How soon a link that was awaited is looked at again.
@@ -80,15 +84,17 @@ impl Progress {
 
     fn run(&self) {
         loop {
-            let (awaited, idle): (Vec<_>, Vec<_>) =
-                self.living().into_iter().partition(|session| session.is_awaited());
-            let readable = self.wait(&idle, !awaited.is_empty());
+            let sessions = self.living();
+            let idle: Few<&Session> =
+                sessions.iter().map(|session| &**session).filter(|session| !session.is_awaited()).collect();
+            let readable = self.wait(&idle, idle.len() < sessions.len());
             for (session, readable) in idle.iter().zip(readable) {
                 if readable && !session.is_awaited() {
                     session.read_available();
                 }
             }
-            drop((awaited, idle));
+            drop(idle);
+            drop(sessions);
             // Anew: the signal may have been for a session that came while this thread slept.
             for session in self.living() {
                 session.serve();
@@ -96,37 +102,36 @@ impl Progress {
         }
     }
 
-    fn living(&self) -> Vec<Arc<Session>> {
+    fn living(&self) -> Few<Arc<Session>> {
         let mut watched = self.sessions();
         watched.retain(|session| session.strong_count() > 0);
         watched.iter().filter_map(Weak::upgrade).filter(|session| !session.is_lost()).collect()
     }
 
     /// Waits for the signal or for one of the links; which of them can be read.
-    fn wait(&self, idle: &[Arc<Session>], look_again: bool) -> Vec<bool> {
-        let mut descriptors = vec![PollFd::from_borrowed_fd(self.signal.as_fd(), PollFlags::IN)];
+    fn wait(&self, idle: &[&Session], look_again: bool) -> Few<bool> {
+        let mut descriptors: Few<PollFd<'_>> =
+            smallvec![PollFd::from_borrowed_fd(self.signal.as_fd(), PollFlags::IN)];
         descriptors.extend(
             idle.iter().map(|session| PollFd::from_borrowed_fd(session.link.descriptor(), PollFlags::IN)),
         );
         // A link that fails here says so when it is read.
-        let ready: Vec<bool> =
+        let mut ready: Few<bool> =
             idle.iter().map(|session| session.link.prepare_sleep().unwrap_or(true)).collect();
         let timeout = if ready.contains(&true) { Some(&AT_ONCE) } else { look_again.then_some(&LOOK_AGAIN) };
         // Interrupted or failed: look at everything, none is readable.
         let _ = poll(&mut descriptors, timeout);
         let signalled = !descriptors[0].revents().is_empty();
-        let readable = descriptors[1..]
-            .iter()
-            .zip(ready)
-            .map(|(entry, ready)| ready || !entry.revents().is_empty())
-            .collect();
+        for (entry, ready) in descriptors[1..].iter().zip(&mut ready) {
+            *ready |= !entry.revents().is_empty();
+        }
         drop(descriptors);
         if signalled {
             let _ = rustix::io::read(&self.signal, &mut [0; 8]);
             // Whoever finds it set from here on has left its work before, where the caller sees it.
             self.signalled.swap(false, Ordering::AcqRel);
         }
-        readable
+        ready
     }
 
     /// Has a host function run on its own thread, which may block, and its gate opened.

@@ -13,7 +13,6 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use cuda_types::{CuError, CuResult};
@@ -30,18 +29,23 @@ use window::Window;
 
 use crate::bulk::Bulk;
 use crate::environment::{self, Environment, Severity};
+use crate::launch::LaunchLimits;
 use crate::ledger::{Account, Ledger};
 use crate::progress::Progress;
 use crate::state::State;
+use crate::thread_number::ThreadNumber;
 use crate::verbs::{self, Ready};
 
 /// See the module's text.
 pub struct Session {
+    /// Given to no other session of the process.
+    pub(crate) number: u64,
     pub(crate) link: Box<dyn Link>,
     /// Where the link has direct access to the worker's memory.
     pub(crate) bulk: Option<Bulk>,
     pub(crate) environment: Arc<Environment>,
     pub(crate) facts: Arc<DeviceFacts>,
+    pub(crate) launch_limits: LaunchLimits,
     outgoing: Mutex<Outgoing>,
     /// Taken only by the thread whose `state.reading` it is.
     frames: Mutex<FrameReader>,
@@ -83,10 +87,12 @@ pub(crate) struct Outgoing {
     pub(crate) buffer: Vec<u8>,
     next_call: CallId,
     /// The thread that posted last.
-    poster: Option<ThreadId>,
+    poster: Option<ThreadNumber>,
     /// Bytes of call frames sent so far, and how far they reached after some of the calls.
     bytes: u64,
     marks: VecDeque<(CallId, u64)>,
+    /// How far `bytes` reaches at the next mark.
+    next_mark: u64,
     /// Bytes of `bytes` that are known to be issued.
     issued_bytes: u64,
     /// The progress thread has been told that the buffer is not empty.
@@ -110,10 +116,13 @@ impl Session {
         let Ready { greeted, bulk } = ready;
         let progress = Progress::shared(&environment)?;
         descriptors(&*greeted.link).for_each(environment::remember_descriptor);
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let session = Arc::new(Session {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             link: greeted.link,
             bulk,
             environment,
+            launch_limits: LaunchLimits::of(&facts),
             facts,
             outgoing: Mutex::new(Outgoing {
                 buffer: Vec::with_capacity(2 * FLUSH_BYTES),
@@ -121,6 +130,7 @@ impl Session {
                 poster: None,
                 bytes: 0,
                 marks: VecDeque::new(),
+                next_mark: 0,
                 issued_bytes: 0,
                 announced: false,
             }),
@@ -184,6 +194,7 @@ impl Session {
     }
 
     /// Notes something where calls are counted.
+    #[inline(always)]
     pub(crate) fn account(&self, change: impl FnOnce(&mut Account)) {
         if let Some(ledger) = &self.ledger {
             ledger.change(change);
@@ -208,19 +219,47 @@ impl Session {
         self.state().take_deferred()
     }
 
-    /// Appends a call and says its number. Waits if too much is under way that the worker has not issued.
+    /// Appends a call and says its number. Inlined: every posted call passes here. Waits if too much is under way that the
+    /// worker has not issued.
+    #[inline(always)]
     fn append<'a>(
         &'a self,
         row: &Row,
-        write: &mut dyn FnMut(&mut Vec<u8>),
+        write: impl FnOnce(&mut Vec<u8>),
     ) -> CuResult<(MutexGuard<'a, Outgoing>, CallId)> {
         self.check()?;
         let mut out = self.outgoing();
-        while out.bytes - out.issued_bytes > self.control_bytes / 2 {
+        if out.bytes - out.issued_bytes > self.control_bytes / 2 {
+            out = self.wait_for_backlog(out)?;
+        }
+        let call = out.next_call;
+        out.next_call = call.next();
+        let thread = ThreadNumber::own();
+        if out.poster != Some(thread) {
+            self.change_poster(&mut out, thread, call);
+        }
+        let start = out.buffer.len();
+        append(&mut out.buffer, row.opcode, call, 0, write);
+        let bytes = (out.buffer.len() - start) as u64;
+        out.bytes += bytes;
+        self.account(|account| account.appended(row, bytes));
+        if out.bytes >= out.next_mark {
+            out.mark(call);
+        }
+        Ok((out, call))
+    }
+
+    /// Waits until little enough is under way that the worker has not issued.
+    #[cold]
+    fn wait_for_backlog<'a>(
+        &'a self,
+        mut out: MutexGuard<'a, Outgoing>,
+    ) -> CuResult<MutexGuard<'a, Outgoing>> {
+        loop {
             let issued = self.state().issued;
             out.note_issued(issued);
             if out.bytes - out.issued_bytes <= self.control_bytes / 2 {
-                break;
+                return Ok(out);
             }
             self.flush_locked(&mut out)?;
             drop(out);
@@ -229,37 +268,29 @@ impl Session {
             self.account_since(start, |account, waited| account.backlog.add(waited, 0));
             out = self.outgoing();
         }
-        let call = out.next_call;
-        out.next_call = call.next();
-        let thread = std::thread::current().id();
-        if out.poster != Some(thread) {
-            out.poster = Some(thread);
-            self.state().posters.push_back((call, thread));
-        }
-        let start = out.buffer.len();
-        append(&mut out.buffer, row.opcode, call, 0, write);
-        let bytes = (out.buffer.len() - start) as u64;
-        out.bytes += bytes;
-        self.account(|account| account.appended(row, bytes));
-        if out.marks.back().is_none_or(|(_, bytes)| out.bytes - bytes >= MARK_BYTES) {
-            let mark = (call, out.bytes);
-            out.marks.push_back(mark);
-        }
-        Ok((out, call))
+    }
+
+    #[cold]
+    fn change_poster(&self, out: &mut Outgoing, thread: ThreadNumber, call: CallId) {
+        out.poster = Some(thread);
+        self.state().posters.push_back((call, thread));
     }
 
     /// Writes the send buffer, then `parts`.
     pub(crate) fn flush_with(&self, out: &mut Outgoing, parts: &[&[u8]]) -> CuResult<()> {
-        let mut all = vec![&out.buffer[..]];
-        all.extend(parts);
         self.counters.sends.fetch_add(1, Ordering::Relaxed);
-        let bytes: usize = all.iter().map(|part| part.len()).sum();
+        let bytes = out.buffer.len() + parts.iter().map(|part| part.len()).sum::<usize>();
         self.counters.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
         self.account(|account| {
             account.sends += 1;
             account.bytes_sent += bytes as u64;
         });
-        let sent = self.link.send(&all);
+        let sent = if parts.is_empty() {
+            self.link.send(&[&out.buffer])
+        } else {
+            let all: Vec<&[u8]> = [&out.buffer[..]].into_iter().chain(parts.iter().copied()).collect();
+            self.link.send(&all)
+        };
         out.buffer.clear();
         out.announced = false;
         sent.map_err(|error| self.lose(&error))
@@ -279,7 +310,8 @@ impl Session {
     }
 
     /// Posts a call and tells its number.
-    pub(crate) fn post_call(&self, row: &Row, write: &mut dyn FnMut(&mut Vec<u8>)) -> CuResult<CallId> {
+    #[inline]
+    pub(crate) fn post_call(&self, row: &Row, write: impl FnOnce(&mut Vec<u8>)) -> CuResult<CallId> {
         let (mut out, call) = self.append(row, write)?;
         self.leave(&mut out)?;
         Ok(call)
@@ -338,6 +370,7 @@ impl Session {
     }
 
     /// Leaves what is in the buffer to be written soon.
+    #[inline]
     fn leave(&self, out: &mut Outgoing) -> CuResult<()> {
         if out.buffer.len() >= FLUSH_BYTES {
             return self.flush_locked(out);
@@ -453,23 +486,21 @@ impl Session {
         }
     }
 
-    /// Reads one frame and hands it out. The caller has the reading role.
-    fn read_frame(&self) -> Result<(), CuError> {
+    /// Reads one frame and hands it out, and those that came with it: what lies in the buffer is announced by no
+    /// descriptor. The caller has the reading role.
+    fn read_frames(&self) -> Result<(), CuError> {
         let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        self.receive_frame(&mut frames).map_err(|error| match error {
+        let read = loop {
+            let read = self.receive_frame(&mut frames);
+            if read.is_err() || !frames.has_frame() {
+                break read;
+            }
+        };
+        drop(frames);
+        read.map_err(|error| match error {
             FrameError::Link(error) => self.lose(&error),
             FrameError::Malformed(malformed) => self.lose_with(&malformed.to_string()),
         })
-    }
-
-    /// Reads one frame, and those that came with it: what lies in the buffer is announced by no descriptor.
-    fn read_frames(&self) -> Result<(), CuError> {
-        loop {
-            self.read_frame()?;
-            if !self.frames.lock().unwrap_or_else(PoisonError::into_inner).has_frame() {
-                return Ok(());
-            }
-        }
     }
 
     /// Reads what has arrived, without waiting, unless another thread is reading.
@@ -486,7 +517,7 @@ impl Session {
                 let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
                 frames.has_frame() || self.link.wait_readable(Duration::ZERO).unwrap_or(true)
             };
-            if !ready || self.read_frame().is_err() {
+            if !ready || self.read_frames().is_err() {
                 break;
             }
         }
@@ -541,6 +572,12 @@ fn descriptors(link: &dyn Link) -> impl Iterator<Item = i32> {
 }
 
 impl Outgoing {
+    #[cold]
+    fn mark(&mut self, call: CallId) {
+        self.next_mark = self.bytes + MARK_BYTES;
+        self.marks.push_back((call, self.bytes));
+    }
+
     fn note_issued(&mut self, issued: CallId) {
         while let Some((call, bytes)) = self.marks.front().copied() {
             if !call.is_covered_by(issued) {
@@ -553,7 +590,8 @@ impl Outgoing {
 }
 
 impl Caller for Session {
-    fn post(&self, row: &'static Row, write: &mut dyn FnMut(&mut Vec<u8>)) -> CuResult<()> {
+    #[inline]
+    fn post(&self, row: &'static Row, write: impl FnMut(&mut Vec<u8>)) -> CuResult<()> {
         self.post_call(row, write).map(drop)
     }
 
@@ -571,7 +609,7 @@ impl Caller for Session {
         };
         self.counters.round_trips.fetch_add(1, Ordering::Relaxed);
         self.account(|account| account.asked(row));
-        let reply = self.wait_until(|state| state.replies.remove(&call.0))?;
+        let reply = self.wait_until(|state| state.take_reply(call))?;
         self.account_since(start, |account, waited| account.answered(row, waited, reply.value.len() as u64));
         if reply.error != 0 {
             let error = CuError(reply.error);

@@ -1,17 +1,18 @@
 //! What a session knows, behind one lock that is never held while anything waits.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Weak};
-use std::thread::ThreadId;
+use std::collections::VecDeque;
+use std::sync::Weak;
 
-use cuda_types::{CUmodule, CuError, HostSpan};
-use proto::FunctionFacts;
+use cuda_types::{CuError, HostSpan};
 use proto::frame::CallId;
+use rustc_hash::FxHashMap;
 use window::Window;
 
 use crate::hazards::PendingWrite;
+use crate::launch::Function;
 use crate::session::Session;
 use crate::staging::Staging;
+use crate::thread_number::ThreadNumber;
 use crate::virtual_memory::VirtualMemory;
 
 pub(crate) struct State {
@@ -22,35 +23,37 @@ pub(crate) struct State {
     /// The context is broken: what every later call answers.
     pub(crate) sticky: Option<CuError>,
     /// Posted calls that failed, and who posted them.
-    pub(crate) deferred: VecDeque<(ThreadId, CuError)>,
+    pub(crate) deferred: VecDeque<(ThreadNumber, CuError)>,
     /// From which call on which thread posted; ends with the thread that posts now.
-    pub(crate) posters: VecDeque<(CallId, ThreadId)>,
-    pub(crate) replies: HashMap<u32, Reply>,
+    pub(crate) posters: VecDeque<(CallId, ThreadNumber)>,
+    /// One for each call that waits, at most: few.
+    pub(crate) replies: Vec<(CallId, Reply)>,
     /// The newest call known to be issued.
     pub(crate) issued: CallId,
     pub(crate) staging: Staging,
-    pub(crate) landings: HashMap<u64, LandingState>,
+    pub(crate) landings: FxHashMap<u64, LandingState>,
     /// Landings that a thread waits for and that are over; whether all bytes came.
-    pub(crate) landed: HashMap<u64, bool>,
-    pub(crate) pulls: HashMap<u64, PullState>,
+    pub(crate) landed: FxHashMap<u64, bool>,
+    pub(crate) pulls: FxHashMap<u64, PullState>,
     /// Pulled copies whose bytes the progress thread shall send, in the order in which they were asked for.
     pub(crate) pull_queue: VecDeque<u64>,
     /// Control frames that the progress thread shall send.
     pub(crate) controls: Vec<u8>,
-    pub(crate) notices: HashMap<u64, NoticeAction>,
-    pub(crate) host_functions: HashMap<u64, HostFunction>,
-    pub(crate) events: HashMap<u64, EventState>,
+    pub(crate) notices: FxHashMap<u64, NoticeAction>,
+    pub(crate) host_functions: FxHashMap<u64, HostFunction>,
+    pub(crate) events: FxHashMap<u64, EventState>,
     /// Counts recordings.
     pub(crate) recordings: u64,
     /// All recordings up to this one are complete.
     pub(crate) covered: u64,
     /// Per stream: all recordings in it up to this one are complete.
-    pub(crate) stream_covered: HashMap<u64, u64>,
+    pub(crate) stream_covered: FxHashMap<u64, u64>,
     pub(crate) window: Window,
     pub(crate) virtual_memory: VirtualMemory,
     /// Freed ranges whose free has not been issued yet.
     pub(crate) quarantine: VecDeque<(CallId, window::Ticket, u64)>,
-    pub(crate) functions: HashMap<u64, FunctionState>,
+    /// By module.
+    pub(crate) functions: FxHashMap<u64, Vec<Weak<Function>>>,
 }
 
 /// What came back for a waiting call.
@@ -98,14 +101,6 @@ pub(crate) struct EventState {
     pub(crate) armed: bool,
 }
 
-#[derive(Clone)]
-pub(crate) struct FunctionState {
-    pub(crate) module: CUmodule,
-    pub(crate) facts: Arc<FunctionFacts>,
-    /// Function attributes that the program has set, by number.
-    pub(crate) attributes: Vec<i32>,
-}
-
 impl State {
     pub(crate) fn new(staging_bytes: u64, window: Window) -> State {
         State {
@@ -114,24 +109,24 @@ impl State {
             sticky: None,
             deferred: VecDeque::new(),
             posters: VecDeque::new(),
-            replies: HashMap::new(),
+            replies: Vec::new(),
             issued: CallId(0),
             staging: Staging::new(staging_bytes),
-            landings: HashMap::new(),
-            landed: HashMap::new(),
-            pulls: HashMap::new(),
+            landings: FxHashMap::default(),
+            landed: FxHashMap::default(),
+            pulls: FxHashMap::default(),
             pull_queue: VecDeque::new(),
             controls: Vec::new(),
-            notices: HashMap::new(),
-            host_functions: HashMap::new(),
-            events: HashMap::new(),
+            notices: FxHashMap::default(),
+            host_functions: FxHashMap::default(),
+            events: FxHashMap::default(),
             recordings: 0,
             covered: 0,
-            stream_covered: HashMap::new(),
+            stream_covered: FxHashMap::default(),
             window,
             virtual_memory: VirtualMemory::default(),
             quarantine: VecDeque::new(),
-            functions: HashMap::new(),
+            functions: FxHashMap::default(),
         }
     }
 
@@ -154,8 +149,14 @@ impl State {
         }
     }
 
+    /// The reply to a call, if it has come.
+    pub(crate) fn take_reply(&mut self, call: CallId) -> Option<Reply> {
+        let place = self.replies.iter().position(|(of, _)| *of == call)?;
+        Some(self.replies.swap_remove(place).1)
+    }
+
     /// The thread that posted `call`.
-    pub(crate) fn poster(&self, call: CallId) -> Option<ThreadId> {
+    pub(crate) fn poster(&self, call: CallId) -> Option<ThreadNumber> {
         self.posters.iter().rev().find(|(first, _)| first.is_covered_by(call)).map(|(_, thread)| *thread)
     }
 
@@ -164,7 +165,7 @@ impl State {
         if error.is_sticky() {
             self.sticky.get_or_insert(error);
         } else {
-            let thread = self.poster(call).unwrap_or_else(|| std::thread::current().id());
+            let thread = self.poster(call).unwrap_or_else(ThreadNumber::own);
             self.deferred.push_back((thread, error));
         }
         // A copy that was refused asks for no bytes and lands none.
@@ -180,7 +181,7 @@ impl State {
 
     /// The error of an earlier call that is due now, preferring the calling thread's own.
     pub(crate) fn take_deferred(&mut self) -> Option<CuError> {
-        let own = std::thread::current().id();
+        let own = ThreadNumber::own();
         let index = self.deferred.iter().position(|(thread, _)| *thread == own).unwrap_or(0);
         self.deferred.remove(index).map(|(_, error)| error)
     }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use client::launch::LaunchConfig;
+use client::launch::{Function, LaunchConfig};
 use client::{LaunchRefusal, Session};
-use cuda_types::{CUdeviceptr, CUfunction, CUstream, CuError, Dim3, HostSpan};
+use cuda_types::{CUdeviceptr, CUstream, CuError, Dim3, HostSpan};
 use soft_gpu::{SoftGpu, SoftOptions};
 use testkit::{Harness, Wire, kernels};
 use vgpu_server::worker::WorkerOptions;
@@ -16,7 +16,7 @@ fn connect(wire: Wire, ordinal: u32) -> (Harness, Arc<Session>) {
     (harness, session)
 }
 
-fn kernel(session: &Session, name: &str) -> CUfunction {
+fn kernel(session: &Session, name: &str) -> Arc<Function> {
     let (module, facts) = session.load_module(vec![kernels::MODULE.as_bytes()]).expect("PTX");
     let facts =
         facts.functions.into_iter().find(|kernel| kernel.name == name).expect("a kernel of the module");
@@ -35,7 +35,7 @@ fn shape(grid: u32, block: u32) -> LaunchConfig {
 }
 
 /// Stores 77 at an address, and reads it back.
-fn poke_works(session: &Session, poke: CUfunction) -> bool {
+fn poke_works(session: &Session, poke: &Function) -> bool {
     let memory = session.cuMemAlloc(4).expect("memory");
     session.launch(poke, &shape(1, 1), &memory.0.to_le_bytes()).expect("launched");
     let back = HostSpan::leak(vec![0; 4]);
@@ -47,23 +47,23 @@ fn a_refused_launch_leaves_no_trace_and_a_fault_stays_on_its_own_device(wire: Wi
     let ((_one, first), (_two, second)) = (connect(wire, 0), connect(wire, 1));
     let (poke, other) = (kernel(&first, "poke"), kernel(&second, "poke"));
     let address = 0_u64.to_le_bytes();
-    assert_eq!(first.launch(poke, &shape(1, 0), &address), Err(LaunchRefusal::Configuration));
-    assert_eq!(first.launch(poke, &shape(0, 1), &address), Err(LaunchRefusal::Configuration));
-    assert_eq!(first.launch(poke, &shape(1, 1025), &address), Err(LaunchRefusal::Configuration));
+    assert_eq!(first.launch(&poke, &shape(1, 0), &address), Err(LaunchRefusal::Configuration));
+    assert_eq!(first.launch(&poke, &shape(0, 1), &address), Err(LaunchRefusal::Configuration));
+    assert_eq!(first.launch(&poke, &shape(1, 1025), &address), Err(LaunchRefusal::Configuration));
     let shared = LaunchConfig { shared_bytes: 49 * 1024, ..shape(1, 1) };
-    assert_eq!(first.launch(poke, &shared, &address), Err(LaunchRefusal::SharedMemory));
-    assert_eq!(first.launch(poke, &shape(1, 1), &address[..4]), Err(LaunchRefusal::Arguments));
+    assert_eq!(first.launch(&poke, &shared, &address), Err(LaunchRefusal::SharedMemory));
+    assert_eq!(first.launch(&poke, &shape(1, 1), &address[..4]), Err(LaunchRefusal::Arguments));
     assert_eq!(first.cuCtxSynchronize(), Ok(()), "nothing was sent");
-    assert!(poke_works(&first, poke));
+    assert!(poke_works(&first, &poke));
     // A null pointer: found when the kernel runs, and every later call answers it.
-    first.launch(poke, &shape(1, 1), &address).expect("launched");
+    first.launch(&poke, &shape(1, 1), &address).expect("launched");
     assert_eq!(first.cuCtxSynchronize(), Err(CuError::ILLEGAL_ADDRESS));
     assert_eq!(first.cuMemAlloc(4), Err(CuError::ILLEGAL_ADDRESS));
     assert_eq!(
-        first.launch(poke, &shape(1, 1), &address),
+        first.launch(&poke, &shape(1, 1), &address),
         Err(LaunchRefusal::Broken(CuError::ILLEGAL_ADDRESS))
     );
-    assert!(poke_works(&second, other), "the other device is not touched");
+    assert!(poke_works(&second, &other), "the other device is not touched");
 }
 
 fn freed_and_misaligned_addresses_are_faults_with_their_own_codes(wire: Wire) {
@@ -71,14 +71,14 @@ fn freed_and_misaligned_addresses_are_faults_with_their_own_codes(wire: Wire) {
         let (_harness, session) = connect(wire, 0);
         let poke = kernel(&session, "poke");
         let memory = session.cuMemAlloc(1 << 20).expect("memory");
-        session.launch(poke, &shape(1, 1), &(memory.0 + offset).to_le_bytes()).expect("launched");
+        session.launch(&poke, &shape(1, 1), &(memory.0 + offset).to_le_bytes()).expect("launched");
         assert_eq!(session.cuCtxSynchronize(), Err(code), "{offset} bytes behind the start");
     }
     let (_harness, session) = connect(wire, 0);
     let poke = kernel(&session, "poke");
     let memory = session.cuMemAlloc(1 << 20).expect("memory");
     session.cuMemFree(memory).expect("freed");
-    session.launch(poke, &shape(1, 1), &memory.0.to_le_bytes()).expect("launched");
+    session.launch(&poke, &shape(1, 1), &memory.0.to_le_bytes()).expect("launched");
     assert_eq!(session.cuCtxSynchronize(), Err(CuError::ILLEGAL_ADDRESS));
 }
 
@@ -88,7 +88,7 @@ fn a_launch_runs_while_the_program_does_something_else(wire: Wire) {
     let session = harness.remote.session().expect("a worker");
     let poke = kernel(&session, "poke");
     let memory = session.cuMemAlloc(4).expect("memory");
-    session.launch(poke, &shape(1, 1), &memory.0.to_le_bytes()).expect("launched");
+    session.launch(&poke, &shape(1, 1), &memory.0.to_le_bytes()).expect("launched");
     // No call of the session from here on: the device is asked directly.
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let done = || {
@@ -106,7 +106,7 @@ fn a_faulted_device_can_be_used_again_after_many_faults(wire: Wire) {
     for _ in 0..if wire == Wire::Verbs { 10 } else { 100 } {
         let (harness, session) = connect(wire, 0);
         let poke = kernel(&session, "poke");
-        session.launch(poke, &shape(4, 64), &0_u64.to_le_bytes()).expect("launched");
+        session.launch(&poke, &shape(4, 64), &0_u64.to_le_bytes()).expect("launched");
         assert_eq!(session.cuCtxSynchronize(), Err(CuError::ILLEGAL_ADDRESS));
         // With the session goes the device, and with it the window that the next one takes.
         harness.finish();
@@ -142,9 +142,9 @@ fn with_checks_a_write_one_word_behind_an_allocation_is_found() {
         let session = harness.remote.session().expect("a worker");
         let poke = kernel(&session, "poke");
         let memory = session.cuMemAlloc(100).expect("memory");
-        session.launch(poke, &shape(1, 1), &(memory.0 + 96).to_le_bytes()).expect("launched");
+        session.launch(&poke, &shape(1, 1), &(memory.0 + 96).to_le_bytes()).expect("launched");
         assert_eq!(session.cuCtxSynchronize(), Ok(()), "the last word");
-        session.launch(poke, &shape(1, 1), &(memory.0 + 100).to_le_bytes()).expect("launched");
+        session.launch(&poke, &shape(1, 1), &(memory.0 + 100).to_le_bytes()).expect("launched");
         // Still in the allocation's page, so only a check to the byte finds it.
         let expected = if check { Err(CuError::ILLEGAL_ADDRESS) } else { Ok(()) };
         assert_eq!(session.cuCtxSynchronize(), expected, "checked: {check}");

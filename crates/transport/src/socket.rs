@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::SendFlags;
+use smallvec::SmallVec;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::link::{Link, LinkError};
@@ -108,6 +110,19 @@ impl SocketLink {
         self.socket.set_tcp_user_timeout(Some(link_timeout))
     }
 
+    /// One run of bytes: what most calls are.
+    fn send_part(&self, part: &[u8]) -> Result<(), LinkError> {
+        let mut left = part;
+        while !left.is_empty() {
+            match rustix::net::send(&self.socket, left, SendFlags::NOSIGNAL) {
+                Ok(sent) => left = &left[sent..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(self.lost(error.into())),
+            }
+        }
+        Ok(())
+    }
+
     fn lost(&self, source: io::Error) -> LinkError {
         match source.kind() {
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected => {
@@ -129,10 +144,17 @@ fn connect_tcp(address: SocketAddr, timeout: Duration) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// What there is to send, for the system; a few parts without memory of their own.
+fn slices<'a>(parts: &[&'a [u8]]) -> SmallVec<[IoSlice<'a>; 4]> {
+    parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect()
+}
+
 impl Link for SocketLink {
     fn send(&self, parts: &[&[u8]]) -> Result<(), LinkError> {
-        let mut slices: Vec<IoSlice<'_>> =
-            parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
+        if let [part] = parts {
+            return self.send_part(part);
+        }
+        let mut slices = slices(parts);
         let mut left = &mut slices[..];
         while !left.is_empty() {
             // A lost peer is an error here and no SIGPIPE: the program around us has its own way with signals.
@@ -146,8 +168,7 @@ impl Link for SocketLink {
     }
 
     fn try_send(&self, parts: &[&[u8]]) -> Result<usize, LinkError> {
-        let slices: Vec<IoSlice<'_>> =
-            parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
+        let slices = slices(parts);
         if slices.is_empty() {
             return Ok(0);
         }

@@ -102,7 +102,7 @@ macro_rules! remote {
                         name: stringify!($name),
                         signature: "",
                     };
-                    <$crate::calls::answer!($($out)?) as $crate::param::Answer>::call(self, ROW, &mut |_out| {
+                    <$crate::calls::answer!($($out)?) as $crate::param::Answer>::call(self, ROW, |_out| {
                         $(<$param as $crate::param::Param>::write($arg.clone(), _out);)*
                     })
                 }

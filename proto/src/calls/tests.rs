@@ -27,7 +27,7 @@ impl Loopback {
         Loopback { probe: Probe::default(), names: RefCell::default(), sent: RefCell::default() }
     }
 
-    fn make(&self, row: &Row, write: &mut dyn FnMut(&mut Vec<u8>)) -> CuResult<Vec<u8>> {
+    fn make(&self, row: &Row, mut write: impl FnMut(&mut Vec<u8>)) -> CuResult<Vec<u8>> {
         let (mut arguments, mut reply) = (Vec::new(), Vec::new());
         write(&mut arguments);
         // Whatever is cut off or added must be noticed before anything reaches the device.
@@ -63,7 +63,7 @@ impl Loopback {
 }
 
 impl Caller for Loopback {
-    fn post(&self, row: &'static Row, write: &mut dyn FnMut(&mut Vec<u8>)) -> CuResult<()> {
+    fn post(&self, row: &'static Row, write: impl FnMut(&mut Vec<u8>)) -> CuResult<()> {
         assert_eq!(row.class, Class::Post, "{}", row.name);
         self.make(row, write).map(|reply| assert!(reply.is_empty(), "{}: a posted call answered", row.name))
     }

@@ -20,28 +20,28 @@ entries! {
     fn cuFuncGetAttribute(value: Out<'_, c_int>, attribute: c_int, function: u64) {
         let value = value.required()?;
         let (session, function) = find(function, context::current()?)?;
-        value.write(session.function_attribute(function.handle, FunctionAttribute(attribute))?);
+        value.write(session.function_attribute(&function, FunctionAttribute(attribute))?);
         Ok(())
     }
 
     /// Sets an attribute of a function.
     fn cuFuncSetAttribute(function: u64, attribute: c_int, value: c_int) {
         let (session, function) = find(function, context::current()?)?;
-        session.set_function_attribute(function.handle, FunctionAttribute(attribute), value)
+        session.set_function_attribute(&function, FunctionAttribute(attribute), value)
     }
 
     /// An attribute of a kernel on a device.
     fn cuKernelGetAttribute(value: Out<'_, c_int>, attribute: c_int, kernel: u64, device: c_int) {
         let value = value.required()?;
         let (session, function) = find(kernel, on_device(device)?)?;
-        value.write(session.function_attribute(function.handle, FunctionAttribute(attribute))?);
+        value.write(session.function_attribute(&function, FunctionAttribute(attribute))?);
         Ok(())
     }
 
     /// Sets an attribute of a kernel on a device.
     fn cuKernelSetAttribute(attribute: c_int, value: c_int, kernel: u64, device: c_int) {
         let (session, function) = find(kernel, on_device(device)?)?;
-        session.set_function_attribute(function.handle, FunctionAttribute(attribute), value)
+        session.set_function_attribute(&function, FunctionAttribute(attribute), value)
     }
 
     /// Prefers L1 or shared memory for a function.
@@ -215,7 +215,7 @@ fn potential_block_size(
     let warp = attribute(DeviceAttribute::WARP_SIZE)?.max(1);
     let processors = attribute(DeviceAttribute::MULTIPROCESSOR_COUNT)?;
     let (session, function) = find(handle, device)?;
-    let most = session.function_attribute(function.handle, FunctionAttribute::MAX_THREADS_PER_BLOCK)?;
+    let most = session.function_attribute(&function, FunctionAttribute::MAX_THREADS_PER_BLOCK)?;
     let most = if limit == 0 { most } else { most.min(limit) };
     let mut best = (0, 0, 0);
     // From the largest multiple of a warp down, after the limit itself.

@@ -6,7 +6,9 @@ use cuda_types::{CuError, CuResult, Dim3};
 
 use super::{context, module, twins};
 use crate::edge::{DefaultStream, Required};
+use crate::handles::resolve;
 use crate::runtime::launch::{self as runtime, Kind, LaunchAttribute};
+use crate::shortcut::{self, Key};
 
 twins! {
     /// Starts a function.
@@ -66,8 +68,11 @@ fn launch(
     (parameters, extra): (*const *const c_void, *const *const c_void),
     kind: Kind,
 ) -> CuResult<()> {
-    context::current()?;
-    let kernel = module::kernel(function)?;
+    let named = std::ptr::without_provenance(usize::try_from(function).map_err(|_| CuError::INVALID_HANDLE)?);
+    let (place, target) = shortcut::place(Key::new(default, named, stream, true), || {
+        context::current()?;
+        Ok((module::kernel(function)?, resolve(default, stream)?))
+    })?;
     if !extra.is_null() {
         if !parameters.is_null() {
             // CUDA Driver API, cuLaunchKernel: one of both.
@@ -75,10 +80,10 @@ fn launch(
         }
         // SAFETY: the caller's list of names and values, up to its end (module doc of `edge`).
         let packed = unsafe { runtime::packed(extra) }?;
-        return runtime::launch_packed(default, kernel, extents, packed, shared_bytes, stream, kind);
+        return runtime::launch_packed((&place, &target), extents, packed, shared_bytes, kind);
     }
-    let named = std::ptr::from_ref(kernel).cast();
-    runtime::launch(default, kernel, named, extents, parameters, shared_bytes as usize, stream, kind)
+    let named = std::ptr::from_ref(place.kernel).cast();
+    runtime::launch((&place, &target), named, extents, parameters, shared_bytes as usize, kind)
 }
 
 #[cfg(test)]

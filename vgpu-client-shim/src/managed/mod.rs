@@ -177,10 +177,13 @@ pub(crate) fn forget_device(ordinal: usize) {
 }
 
 /// Before work is given to a device: sends what the program has written and takes its access away.
+#[inline(always)]
 pub(crate) fn to_device(target: &Resolved) -> CuResult<()> {
-    if !is_used() {
-        return Ok(());
-    }
+    if is_used() { send_all(target) } else { Ok(()) }
+}
+
+#[cold]
+fn send_all(target: &Resolved) -> CuResult<()> {
     let mut sent = false;
     if let Some(managed) = managed().as_mut() {
         let ordinal = target.device.ordinal;

@@ -19,7 +19,7 @@ entries! {
     fn cudaFuncGetAttributes(attributes: Out<'_, Attributes>, stub: *const c_void) {
         let attributes = attributes.required()?;
         let (session, function) = find(stub)?;
-        let value = |attribute| session.function_attribute(function.handle, attribute);
+        let value = |attribute| session.function_attribute(&function, attribute);
         let bytes = |attribute| value(attribute).map(|value| usize::try_from(value).unwrap_or(0));
         attributes.write(Attributes {
             shared_bytes: bytes(FunctionAttribute::SHARED_SIZE_BYTES)?,
@@ -42,7 +42,7 @@ entries! {
     /// Sets what a kernel may use: 8 = dynamic shared memory, 9 = carve-out.
     fn cudaFuncSetAttribute(stub: *const c_void, attribute: c_int, value: c_int) {
         let (session, function) = find(stub)?;
-        session.set_function_attribute(function.handle, FunctionAttribute(attribute), value)
+        session.set_function_attribute(&function, FunctionAttribute(attribute), value)
     }
 
     /// Prefers L1 or shared memory for a kernel.
@@ -105,7 +105,7 @@ entries! {
         if !fits(0)? {
             return Err(CuError::INVALID_VALUE);
         }
-        let most = session.function_attribute(function.handle, FunctionAttribute::MAX_DYNAMIC_SHARED_SIZE_BYTES)?;
+        let most = session.function_attribute(&function, FunctionAttribute::MAX_DYNAMIC_SHARED_SIZE_BYTES)?;
         // The device's own rule, asked by halves: it always fits below, and never from `end` on.
         let (mut start, mut end) = (0, u64::try_from(most).unwrap_or(0) + 1);
         while end - start > 1 {
@@ -142,7 +142,7 @@ entries! {
     fn cudaKernelSetAttributeForDevice(kernel: *const c_void, attribute: c_int, value: c_int, ordinal: c_int) {
         let device = devices().get(ordinal)?;
         let function = registry::kernel(kernel)?.on(device)?;
-        device.session()?.set_function_attribute(function.handle, FunctionAttribute(attribute), value)
+        device.session()?.set_function_attribute(&function, FunctionAttribute(attribute), value)
     }
 }
 

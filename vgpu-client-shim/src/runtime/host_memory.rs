@@ -11,6 +11,7 @@ use cuda_types::{CuError, CuResult, HostSpan};
 use crate::config::config;
 use crate::edge::{Out, Required, entries};
 use crate::graph::{capture, host_value};
+use crate::registry::{Function, Kernel};
 use crate::state::{Device, devices};
 use crate::{log, managed};
 use client::hazards;
@@ -181,14 +182,22 @@ fn finish_all() {
 }
 
 /// Says once that a kernel is given plain page-locked memory, which a remote device does not reach.
-pub(crate) fn warn_of_plain(kernel: &std::ffi::CStr, sizes: &[u32], values: &[u8]) {
-    static SAID: AtomicBool = AtomicBool::new(false);
+#[inline(always)]
+pub(crate) fn warn_of_plain(kernel: &Kernel, function: &Function, values: &[u8]) {
     let (low, high) = (LOWEST.load(Ordering::Relaxed), HIGHEST.load(Ordering::Relaxed));
-    if low >= high || SAID.load(Ordering::Relaxed) {
+    if low < high {
+        warn_of_plain_between(low, high, kernel, function, values);
+    }
+}
+
+#[cold]
+fn warn_of_plain_between(low: usize, high: usize, kernel: &Kernel, function: &Function, values: &[u8]) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if SAID.load(Ordering::Relaxed) {
         return;
     }
     let mut at = 0;
-    for size in sizes {
+    for size in &function.facts.parameters {
         let size = *size as usize;
         let word = values.get(at..at + size).and_then(|value| <[u8; 8]>::try_from(value).ok());
         at += size;
@@ -204,7 +213,7 @@ pub(crate) fn warn_of_plain(kernel: &std::ffi::CStr, sizes: &[u32], values: &[u8
             log::warn(format_args!(
                 "kernel {} is given page-locked host memory, which a remote device does not reach unless it was \
                  allocated with cudaHostAllocMapped: set VGPU_PINNED=mapped",
-                kernel.to_string_lossy()
+                kernel.name.to_string_lossy()
             ));
         }
     }

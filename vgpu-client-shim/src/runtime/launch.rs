@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use client::LaunchRefusal;
 use cuda_types::attribute::DeviceAttribute;
 use cuda_types::{CuError, CuResult, Dim3};
+use smallvec::SmallVec;
 
 use super::error::{self, INVALID_CONFIGURATION, MISSING_CONFIGURATION};
 use crate::config::config;
@@ -16,7 +17,8 @@ use crate::edge::{DefaultStream, Out, Required, entries, twins};
 use crate::graph::capture;
 use crate::graph::work::{KernelNode, Work};
 use crate::handles::{Resolved, resolve};
-use crate::registry::{self, Kernel};
+use crate::registry::{self, Function, Kernel};
+use crate::shortcut::{self, Key, Place};
 use crate::state::{self, Device, LaunchConfiguration};
 
 entries! {
@@ -169,25 +171,27 @@ pub(crate) struct Launch {
     pub(crate) block: Dim3,
     pub(crate) shared_bytes: u32,
     pub(crate) cooperative: bool,
-    /// The parameter values by ordinal, one behind the other.
-    pub(crate) values: Vec<u8>,
+    pub(crate) values: Values,
 }
 
+/// The parameter values by ordinal, one behind the other; those of most kernels fit where the launch itself is.
+pub(crate) type Values = SmallVec<[u8; 64]>;
+
 impl Launch {
-    /// Reads the values of the parameters, as `device`'s module has them.
+    /// A launch to be kept, with the values of the parameters, as `function`'s module has them.
     ///
     /// # Safety
     /// `args` is NULL or has one pointer per parameter of the kernel, each to a value of its size.
     pub(crate) unsafe fn new(
         kernel: &'static Kernel,
-        device: &Device,
+        function: &Function,
         (grid, block): (Dim3, Dim3),
         shared: usize,
         args: *const *const c_void,
     ) -> CuResult<Launch> {
-        let function = kernel.on(device)?;
+        let mut room = vec![MaybeUninit::uninit(); function.argument_bytes()];
         // SAFETY: the caller's promise.
-        let values = unsafe { values(&function.facts.parameters, args) }?;
+        let values = unsafe { gather(&mut room, &function.facts.parameters, args) }?.into();
         let shared_bytes = u32::try_from(shared).map_err(|_| CuError::INVALID_VALUE)?;
         Ok(Launch { kernel, grid, block, shared_bytes, cooperative: false, values })
     }
@@ -211,24 +215,40 @@ impl Launch {
     /// Starts it in `target`'s stream.
     pub(crate) fn run(&self, target: &Resolved) -> CuResult<()> {
         let function = self.kernel.on(target.device)?;
-        super::host_memory::warn_of_plain(&self.kernel.name, &function.facts.parameters, &self.values);
-        crate::managed::to_device(target)?;
-        let asked = client::launch::LaunchConfig {
+        let asked = self.asked(target);
+        run(self.kernel, &function, target, &asked, &self.values)
+    }
+
+    fn asked(&self, target: &Resolved) -> client::launch::LaunchConfig {
+        client::launch::LaunchConfig {
             grid: self.grid,
             block: self.block,
             shared_bytes: self.shared_bytes,
             stream: target.stream,
             cooperative: self.cooperative,
-        };
-        let session = &target.session;
-        session.launch(function.handle, &asked, &self.values).map_err(|refusal| match refusal {
-            LaunchRefusal::Configuration => INVALID_CONFIGURATION,
-            other => other.into(),
-        })?;
-        if config().launch_blocking { session.cuStreamSynchronize(target.stream) } else { Ok(()) }
+        }
     }
 }
 
+#[inline(always)]
+fn run(
+    kernel: &Kernel,
+    function: &Function,
+    target: &Resolved,
+    asked: &client::launch::LaunchConfig,
+    values: &[u8],
+) -> CuResult<()> {
+    super::host_memory::warn_of_plain(kernel, function, values);
+    crate::managed::to_device(target)?;
+    let session = &target.session;
+    session.launch(function, asked, values).map_err(|refusal| match refusal {
+        LaunchRefusal::Configuration => INVALID_CONFIGURATION,
+        other => other.into(),
+    })?;
+    if config().launch_blocking { session.cuStreamSynchronize(target.stream) } else { Ok(()) }
+}
+
+#[inline(always)]
 fn launch_stub(
     default: DefaultStream,
     stub: *const c_void,
@@ -238,41 +258,82 @@ fn launch_stub(
     stream: u64,
     kind: Kind,
 ) -> CuResult<()> {
-    launch(default, registry::kernel(stub)?, stub, extents, args, shared, stream, kind)
+    let (place, target) = shortcut::place(Key::new(default, stub, stream, false), || {
+        Ok((registry::kernel(stub)?, resolve(default, stream)?))
+    })?;
+    launch((&place, &target), stub, extents, args, shared, kind)
 }
 
 /// Starts a kernel that the program has named by `named`.
-#[expect(clippy::too_many_arguments, reason = "the parameters of cuLaunchKernel")]
+#[inline(always)]
 pub(crate) fn launch(
-    default: DefaultStream,
-    kernel: &'static Kernel,
+    (place, target): (&Place, &Resolved),
     named: *const c_void,
     extents: (Dim3, Dim3),
     args: *const *const c_void,
     shared: usize,
-    stream: u64,
     kind: Kind,
 ) -> CuResult<()> {
-    let target = resolve(default, stream)?;
+    let shared_bytes = u32::try_from(shared).map_err(|_| CuError::INVALID_VALUE)?;
+    let sizes = &place.function.facts.parameters;
+    let (mut here, mut elsewhere) = ([MaybeUninit::uninit(); VALUE_BYTES], Vec::new());
+    let room = match place.function.argument_bytes() {
+        ..=VALUE_BYTES => &mut here[..],
+        bytes => {
+            elsewhere.resize(bytes, MaybeUninit::uninit());
+            &mut elsewhere[..]
+        }
+    };
     // SAFETY: the caller's array has one pointer per parameter of this kernel (CUDA Runtime API, cudaLaunchKernel).
-    let launch = unsafe { Launch::new(kernel, target.device, extents, shared, args) }?;
-    start(launch, &target, named, kind)
+    let values = unsafe { gather(room, sizes, args) }?;
+    start((place, target), named, extents, shared_bytes, kind, values)
 }
 
 /// Starts a kernel whose parameters lie in a buffer as the kernel's own code sees them.
 pub(crate) fn launch_packed(
-    default: DefaultStream,
-    kernel: &'static Kernel,
-    (grid, block): (Dim3, Dim3),
+    (place, target): (&Place, &Resolved),
+    extents: (Dim3, Dim3),
     packed: &[u8],
     shared_bytes: u32,
-    stream: u64,
     kind: Kind,
 ) -> CuResult<()> {
-    let target = resolve(default, stream)?;
-    let values = kernel.on(target.device)?.unpack(packed)?;
-    let launch = Launch { kernel, grid, block, shared_bytes, cooperative: false, values };
-    start(launch, &target, std::ptr::from_ref(kernel).cast(), kind)
+    let values = registry::unpack(&place.function, packed)?;
+    start((place, target), std::ptr::from_ref(place.kernel).cast(), extents, shared_bytes, kind, &values)
+}
+
+#[inline(always)]
+fn start(
+    (place, target): (&Place, &Resolved),
+    named: *const c_void,
+    (grid, block): (Dim3, Dim3),
+    shared_bytes: u32,
+    kind: Kind,
+    values: &[u8],
+) -> CuResult<()> {
+    let cooperative = kind == Kind::Cooperative;
+    let asked =
+        client::launch::LaunchConfig { grid, block, shared_bytes, stream: target.stream, cooperative };
+    if capture::is_active() && record(place.kernel, target, named, &asked, values)? {
+        return Ok(());
+    }
+    run(place.kernel, &place.function, target, &asked, values)
+}
+
+/// Makes a node of a launch, if its stream is captured.
+#[cold]
+fn record(
+    kernel: &'static Kernel,
+    target: &Resolved,
+    named: *const c_void,
+    asked: &client::launch::LaunchConfig,
+    values: &[u8],
+) -> CuResult<bool> {
+    let client::launch::LaunchConfig { grid, block, shared_bytes, cooperative, .. } = *asked;
+    capture::record(target, || {
+        let launch = Launch { kernel, grid, block, shared_bytes, cooperative, values: values.into() };
+        launch.check(target.device)?;
+        Ok(Work::Kernel(KernelNode::new(launch, target.device.ordinal, named)))
+    })
 }
 
 /// The buffer behind `extra`.
@@ -310,42 +371,45 @@ pub(crate) unsafe fn packed<'a>(extra: *const *const c_void) -> CuResult<&'a [u8
     }
 }
 
-fn start(mut launch: Launch, target: &Resolved, named: *const c_void, kind: Kind) -> CuResult<()> {
-    launch.cooperative = kind == Kind::Cooperative;
-    let node = || {
-        launch.check(target.device)?;
-        Ok(Work::Kernel(KernelNode::new(launch.clone(), target.device.ordinal, named)))
-    };
-    if capture::record(target, node)? { Ok(()) } else { launch.run(target) }
-}
+/// How many bytes of values a launch has room for without asking for memory.
+const VALUE_BYTES: usize = 256;
 
-/// The parameter values by ordinal, one behind the other.
+/// The parameter values by ordinal, one behind the other, in `room`; values that do not fit are invalid.
 ///
 /// # Safety
 /// `args` is NULL or has one pointer per entry of `sizes`, each to a value of that size.
-unsafe fn values(sizes: &[u32], args: *const *const c_void) -> CuResult<Vec<u8>> {
+#[inline(always)]
+unsafe fn gather<'a>(
+    room: &'a mut [MaybeUninit<u8>],
+    sizes: &[u32],
+    args: *const *const c_void,
+) -> CuResult<&'a [u8]> {
     if !sizes.is_empty() && args.is_null() {
         return Err(CuError::INVALID_VALUE);
     }
-    let mut values: Vec<u8> = Vec::with_capacity(sizes.iter().map(|size| *size as usize).sum());
+    let (start, mut left) = (room.as_mut_ptr(), room.len());
+    let mut to = start;
     for (ordinal, size) in sizes.iter().enumerate() {
+        let size = *size as usize;
         // SAFETY: `args` has an entry for every size.
         let value = unsafe { args.add(ordinal).read() };
-        if value.is_null() {
+        if value.is_null() || left < size {
             return Err(CuError::INVALID_VALUE);
         }
-        // SAFETY: the value of this parameter has `size` bytes; padding inside it may be uninitialised, so it is
-        // copied as such.
-        let bytes = unsafe { std::slice::from_raw_parts(value.cast::<MaybeUninit<u8>>(), *size as usize) };
-        let room = values.len();
-        values.reserve(bytes.len());
-        // SAFETY: reserved above; the bytes are those of the caller's value, whatever its padding holds.
+        // SAFETY: the value of this parameter has `size` bytes, for which there is room; padding inside it may be
+        // uninitialised and is copied as such.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr().cast(), values.as_mut_ptr().add(room), bytes.len());
-            values.set_len(room + bytes.len());
+            let from = value.cast::<MaybeUninit<u8>>();
+            match size {
+                8 => std::ptr::copy_nonoverlapping(from, to, 8),
+                _ => std::ptr::copy_nonoverlapping(from, to, size),
+            }
+            to = to.add(size);
         }
+        left -= size;
     }
-    Ok(values)
+    // SAFETY: this much has been written; the bytes are those of the caller's values, whatever their padding holds.
+    Ok(unsafe { std::slice::from_raw_parts(start.cast(), room.len() - left) })
 }
 
 #[cfg(test)]
@@ -365,13 +429,19 @@ mod tests {
     fn values_are_read_by_ordinal_with_the_sizes_of_the_module() {
         let (a, b, c) = (1_u8, 0x0506_0708_u32, [9_u16, 10, 11]);
         let args: [*const c_void; 3] = [(&raw const a).cast(), (&raw const b).cast(), (&raw const c).cast()];
+        let mut room = [MaybeUninit::uninit(); 12];
         // SAFETY: three pointers, to one, four and six bytes.
-        let values = unsafe { super::values(&[1, 4, 6], args.as_ptr()) }.unwrap();
-        assert_eq!(values, [1, 8, 7, 6, 5, 9, 0, 10, 0, 11, 0]);
+        let values = unsafe { gather(&mut room, &[1, 4, 6], args.as_ptr()) };
+        assert_eq!(values, Ok(&[1, 8, 7, 6, 5, 9, 0, 10, 0, 11, 0][..]));
+        // SAFETY: as above; what does not fit is refused.
+        assert_eq!(
+            unsafe { gather(&mut room[..10], &[1, 4, 6], args.as_ptr()) },
+            Err(CuError::INVALID_VALUE)
+        );
         // SAFETY: no parameters, so nothing is read.
-        assert_eq!(unsafe { super::values(&[], std::ptr::null()) }, Ok(vec![]));
+        assert_eq!(unsafe { gather(&mut room, &[], std::ptr::null()) }, Ok(&[][..]));
         // SAFETY: NULL is allowed.
-        assert_eq!(unsafe { super::values(&[4], std::ptr::null()) }, Err(CuError::INVALID_VALUE));
+        assert_eq!(unsafe { gather(&mut room, &[4], std::ptr::null()) }, Err(CuError::INVALID_VALUE));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::graph::capture;
 use crate::graph::work::{self, Work};
 use crate::handles::{self, EVENTS, Resolved, STREAMS, Stream, resolve};
 use crate::managed;
+use crate::shortcut;
 use crate::state::{HostFunctionGuard, devices};
 
 /// `cudaStreamNonBlocking`.
@@ -37,6 +38,7 @@ entries! {
     fn cudaStreamDestroy(stream: u64) {
         // The default streams belong to nobody.
         let stream = STREAMS.remove(stream)?;
+        shortcut::forget();
         capture::forget_stream((stream.ordinal, stream.name.0));
         stream_attributes::forget_stream((stream.ordinal, stream.name.0));
         handles::device(stream.ordinal)?.session()?.cuStreamDestroy(stream.name)

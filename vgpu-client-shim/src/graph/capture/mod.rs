@@ -65,6 +65,12 @@ pub(crate) fn exchange_mode(mode: u32) -> u32 {
     THREAD_MODE.replace(mode)
 }
 
+/// Whether any stream may be captured: what a launch asks before it makes a node of itself.
+#[inline]
+pub(crate) fn is_active() -> bool {
+    ACTIVE.load(Ordering::Acquire) != 0
+}
+
 /// Makes a node of the call if its stream is captured; `false` if the call is to be done.
 pub(crate) fn record(target: &Resolved, work: impl FnOnce() -> CuResult<Work>) -> CuResult<bool> {
     if ACTIVE.load(Ordering::Acquire) == 0 {

@@ -58,14 +58,16 @@ impl KernelParameters {
             }
             // SAFETY: the caller's list of names and values, up to its end (cudaGraphAddKernelNode).
             let packed = unsafe { packed(self.extra) }?;
-            let values = kernel.on(device)?.unpack(packed)?;
+            let values = registry::unpack(&*kernel.on(device)?, packed)?;
             let (grid, block, shared_bytes) = (self.grid, self.block, self.shared_bytes);
             let launch = Launch { kernel, grid, block, shared_bytes, cooperative: false, values };
             launch.check(device)?;
             return Ok(Work::Kernel(KernelNode::new(launch, device.ordinal, self.function)));
         }
         // SAFETY: the caller's array has one pointer per parameter of this kernel (cudaGraphAddKernelNode).
-        let launch = unsafe { Launch::new(kernel, device, (self.grid, self.block), shared, self.values) }?;
+        let launch = unsafe {
+            Launch::new(kernel, &*kernel.on(device)?, (self.grid, self.block), shared, self.values)
+        }?;
         launch.check(device)?;
         Ok(Work::Kernel(KernelNode::new(launch, device.ordinal, self.function)))
     }
