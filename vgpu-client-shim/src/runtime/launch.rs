@@ -434,10 +434,8 @@ mod tests {
         let values = unsafe { gather(&mut room, &[1, 4, 6], args.as_ptr()) };
         assert_eq!(values, Ok(&[1, 8, 7, 6, 5, 9, 0, 10, 0, 11, 0][..]));
         // SAFETY: as above; what does not fit is refused.
-        assert_eq!(
-            unsafe { gather(&mut room[..10], &[1, 4, 6], args.as_ptr()) },
-            Err(CuError::INVALID_VALUE)
-        );
+        let values = unsafe { gather(&mut room[..10], &[1, 4, 6], args.as_ptr()) };
+        assert_eq!(values, Err(CuError::INVALID_VALUE));
         // SAFETY: no parameters, so nothing is read.
         assert_eq!(unsafe { gather(&mut room, &[], std::ptr::null()) }, Ok(&[][..]));
         // SAFETY: NULL is allowed.
