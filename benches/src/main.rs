@@ -9,16 +9,19 @@
 //! Layout:
 //! * [`raw`]: the baseline: a peer process that answers, counts and sends
 //! * [`verbs`]: the same over verbs, beside bare verbs
-//! * [`product`]: a server process and a session with it
-//! * [`gates`]: what is promised; [`promises`]: measures it
+//! * [`server`]: a server process; [`product`]: one and a session with it
+//! * [`gates`]: what is promised; [`promises`]: measures it, [`delay`] what it is over a distance that [`relay`] makes
 //! * [`table`]: medians and their presentation
 
 #![forbid(unsafe_code)]
 
+mod delay;
 mod gates;
 mod product;
 mod promises;
 mod raw;
+mod relay;
+mod server;
 mod table;
 mod verbs;
 
