@@ -64,7 +64,8 @@ impl Default for WorkerOptions {
             upload_bytes: 16 * 1024 * 1024,
             download_bytes: 8 * 1024 * 1024,
             download_slots: 8,
-            control_bytes: 1024 * 1024,
+            // Only a client that is far away goes to half of it: 8 MiB are under way at 15 ms.
+            control_bytes: 16 * 1024 * 1024,
             verbs: None,
             gpudirect: gpudirect::Policy::Auto,
             usage: Arc::default(),
@@ -117,6 +118,9 @@ impl std::fmt::Display for CallCounts {
     }
 }
 
+/// After how many bytes of issued calls the client is told.
+const ISSUED_BYTES: u64 = 256 * 1024;
+
 /// The most places for the window that a client may propose.
 const WINDOW_PROPOSALS: usize = 8;
 
@@ -154,7 +158,8 @@ pub fn serve(
         outbox: Arc::clone(&outbox),
         counts: Mutex::default(),
         unacknowledged: AtomicU64::new(0),
-        issued_quantum: options.control_bytes / 4,
+        // However large the window: a client that is near uses little of it.
+        issued_quantum: (options.control_bytes / 4).min(ISSUED_BYTES),
         malformed: Mutex::default(),
         gone: AtomicBool::new(false),
     });
