@@ -96,6 +96,14 @@ pub(crate) const G16_10: Gate =
     gate("G16", "inference step at 10 ms / (step at 0 + 4 round trips)", AtMost, 1.02, 1.01, Timing);
 pub(crate) const G16_100: Gate =
     gate("G16", "inference step at 100 ms / (step at 0 + 4 round trips)", AtMost, 1.02, 1.01, Timing);
+pub(crate) const G20_STAGING: Gate =
+    gate("G20", "staging memory of a client at the server, MiB", AtMost, 64.0, 16.0, Count);
+pub(crate) const G20_NULL: Gate =
+    gate("G20", "private memory of an idle client's worker, null device, MiB", AtMost, 24.0, 8.0, Count);
+pub(crate) const G20_SOFT: Gate =
+    gate("G20", "private memory of an idle client's worker, software GPU, MiB", AtMost, 24.0, 8.0, Count);
+pub(crate) const G23: Gate =
+    gate("G23", "launches a second of 1, 8, 64 client processes, least / best", AtLeast, 0.9, 0.95, Timing);
 
 /// The gates that are asked for, and what came of them.
 pub(crate) struct Gates {

@@ -11,13 +11,14 @@ use client::{Environment, Remote, Session, hazards};
 use cuda_types::attribute::FunctionAttribute;
 use cuda_types::{CUdeviceptr, CUfunction, CUstream, CuError, Dim3, HostSpan};
 use proto::{ContextCalls, StreamCalls};
+use transport::Address;
 use vgpu_server::null::{TALLY, sample, word_sum};
 
 use crate::server::Server;
 
 pub(crate) struct Product {
-    /// Ends with the session.
-    _server: Server,
+    /// None if it is another's.
+    server: Option<Server>,
     remote: Remote,
     pub(crate) session: Arc<Session>,
     pub(crate) function: CUfunction,
@@ -74,10 +75,16 @@ impl Product {
 
     /// A session with a server that is there.
     pub(crate) fn of(server: Server, settings: &Settings) -> Result<Product, String> {
+        let mut product = Product::connect(server.address(), settings)?;
+        product.server = Some(server);
+        Ok(product)
+    }
+
+    /// A session with a server that someone else has started.
+    pub(crate) fn connect(address: Address, settings: &Settings) -> Result<Product, String> {
         let environment = Environment { spin: settings.spin, ..Environment::default() };
-        let remote =
-            Remote::connect(server.address(), settings.transport, 0, Arc::new(environment), |_, _| true)
-                .map_err(|error| error.to_string())?;
+        let remote = Remote::connect(address, settings.transport, 0, Arc::new(environment), |_, _| true)
+            .map_err(|error| error.to_string())?;
         let session = remote.session().map_err(cuda("a worker"))?;
         let (module, facts) = session.load_module(vec![IMAGE]).map_err(cuda("the module"))?;
         let kernel = facts.functions.into_iter().next().ok_or("the null device found no kernel")?;
@@ -88,7 +95,7 @@ impl Product {
         hazards::register(registered);
         let dma_free = remote.facts().name.contains("dma-free");
         Ok(Product {
-            _server: server,
+            server: None,
             remote,
             session,
             function,
@@ -98,6 +105,11 @@ impl Product {
             registered,
             seed: Cell::new(1),
         })
+    }
+
+    /// The process that serves it.
+    pub(crate) fn worker(&self) -> Result<u32, String> {
+        self.server.as_ref().ok_or("the server is another's")?.worker()
     }
 
     /// What the link is, for people.

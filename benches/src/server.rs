@@ -46,6 +46,21 @@ impl Server {
     pub(crate) fn address(&self) -> Address {
         Address::Tcp { host: self.ip.to_string(), port: self.port }
     }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The process of its worker, of which there must be one.
+    pub(crate) fn worker(&self) -> Result<u32, String> {
+        let path = format!("/proc/{0}/task/{0}/children", self.process.id());
+        let children = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        match children.split_whitespace().collect::<Vec<_>>()[..] {
+            [worker] => worker.parse().map_err(|error| format!("{path}: {error}")),
+            _ => Err(format!("the server has not one worker but {:?}", children.trim())),
+        }
+    }
 }
 
 impl Drop for Server {
