@@ -19,13 +19,14 @@ pub(crate) struct Call {
     pub(crate) arguments: Vec<u8>,
 }
 
-/// What a thread that asks for work is given.
-pub(crate) enum Turn {
-    /// The issuing role and the next call.
-    Issue(Call),
-    /// Nothing more will come, and the role with it: all calls before have been issued.
-    End,
+/// Whether a call can wait for the device, so that others must be able to go on meanwhile.
+pub(crate) fn may_wait(opcode: u16) -> bool {
+    // Synchronize context, stream, event; copy to the host.
+    matches!(opcode, 0x0101 | 0x0503 | 0x0604 | 0x0311)
 }
+
+/// How many calls change hands together: a wake-up for each would cost more than the calls do.
+pub(crate) const TOGETHER: usize = 64;
 
 /// The queue and the issuing role.
 pub(crate) struct CallQueue {
@@ -69,17 +70,22 @@ impl CallQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a call. A client that sends more than the window allows is at fault.
-    pub(crate) fn push(&self, call: Call) -> Result<(), Malformed> {
-        let mut state = self.lock();
-        if state.bytes > self.limit {
-            return Err(Malformed::new(
-                "call",
-                format_args!("{} bytes beyond the window", state.bytes - self.limit),
-            ));
+    /// Adds calls. A client that sends more than the window allows is at fault.
+    pub(crate) fn push(&self, calls: &mut Vec<Call>) -> Result<(), Malformed> {
+        if calls.is_empty() {
+            return Ok(());
         }
-        state.bytes += call.arguments.len() as u64;
-        state.calls.push_back(call);
+        let mut state = self.lock();
+        for call in calls.drain(..) {
+            if state.bytes > self.limit {
+                return Err(Malformed::new(
+                    "call",
+                    format_args!("{} bytes beyond the window", state.bytes - self.limit),
+                ));
+            }
+            state.bytes += call.arguments.len() as u64;
+            state.calls.push_back(call);
+        }
         self.settle(&mut state);
         if !state.issuing {
             self.changed.notify_one();
@@ -108,8 +114,9 @@ impl CallQueue {
         self.lock().threads -= 1;
     }
 
-    /// Waits for the role and for the next call. `holding`: whether the caller has the role already.
-    pub(crate) fn next(&self, holding: bool) -> Turn {
+    /// Waits for the role and moves the next calls to `calls`: at most one that can wait, as the last. `false` when nothing
+    /// more will come: all calls before have been issued. `holding`: whether the caller has the role already.
+    pub(crate) fn next(&self, holding: bool, calls: &mut VecDeque<Call>) -> bool {
         let mut state = self.lock();
         if holding {
             state.issuing = false;
@@ -120,18 +127,20 @@ impl CallQueue {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.waiting -= 1;
-        match state.calls.pop_front() {
-            Some(call) => {
-                state.issuing = true;
-                state.bytes -= call.arguments.len() as u64;
-                Turn::Issue(call)
-            }
-            None => {
-                // Those that waited for the role, which this thread may have held, are to see the end too.
-                self.changed.notify_all();
-                Turn::End
-            }
+        while calls.len() < TOGETHER
+            && calls.back().is_none_or(|call| !may_wait(call.opcode))
+            && let Some(call) = state.calls.pop_front()
+        {
+            state.bytes -= call.arguments.len() as u64;
+            calls.push_back(call);
         }
+        if calls.is_empty() {
+            // Those that waited for the role, which this thread may have held, are to see the end too.
+            self.changed.notify_all();
+        } else {
+            state.issuing = true;
+        }
+        !calls.is_empty()
     }
 
     /// Takes the role at once if nothing is queued and nobody has it. The thread that reads may then issue a call itself;
@@ -175,38 +184,51 @@ mod tests {
         Call { id: CallId(id), opcode: 0x0101, arguments: vec![0; 10] }
     }
 
+    fn take(queue: &CallQueue, holding: bool) -> Vec<u32> {
+        let mut calls = VecDeque::new();
+        assert_eq!(queue.next(holding, &mut calls), !calls.is_empty());
+        calls.into_iter().map(|call| call.id.0).collect()
+    }
+
     #[test]
     fn calls_are_issued_in_order_and_the_role_goes_round() {
         let queue = CallQueue::new(1000, Arc::default());
-        (1..=3).for_each(|id| queue.push(call(id)).expect("inside the window"));
-        let Turn::Issue(first) = queue.next(false) else { panic!("a call waits") };
-        assert_eq!(first.id, CallId(1));
+        queue.push(&mut (1..=3).map(call).collect()).expect("inside the window");
+        assert_eq!(take(&queue, false), [1], "it can wait, so none is taken with it");
         queue.join();
         assert_eq!(queue.hand_on(), Some(true), "nobody waits for the role, so a thread is needed");
-        let Turn::Issue(second) = queue.next(false) else { panic!("a call waits") };
-        assert_eq!(second.id, CallId(2));
+        assert_eq!(take(&queue, false), [2]);
         queue.end(false);
-        assert!(
-            matches!(queue.next(true), Turn::Issue(third) if third.id == CallId(3)),
-            "nothing queued is lost"
-        );
-        assert!(matches!(queue.next(true), Turn::End));
+        assert_eq!(take(&queue, true), [3], "nothing queued is lost");
+        assert_eq!(take(&queue, true), []);
+    }
+
+    #[test]
+    fn calls_that_cannot_wait_change_hands_together() {
+        let queue = CallQueue::new(1 << 20, Arc::default());
+        let many = u32::try_from(TOGETHER).expect("few");
+        let launch = |id| Call { opcode: 0x0701, ..call(id) };
+        queue.push(&mut (1..=many + 2).map(launch).collect()).expect("inside the window");
+        queue.push(&mut vec![call(many + 3), launch(many + 4)]).expect("inside the window");
+        assert_eq!(take(&queue, false), (1..=many).collect::<Vec<_>>());
+        assert_eq!(take(&queue, true), [many + 1, many + 2, many + 3], "up to one that can wait");
+        assert_eq!(take(&queue, true), [many + 4]);
     }
 
     #[test]
     fn a_thread_that_waits_for_the_role_sees_the_end_when_its_holder_does() {
         let queue = CallQueue::new(1000, Arc::default());
-        queue.push(call(1)).expect("inside the window");
-        let Turn::Issue(_) = queue.next(false) else { panic!("a call waits") };
+        queue.push(&mut vec![call(1)]).expect("inside the window");
+        assert_eq!(take(&queue, false), [1]);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| matches!(queue.next(false), Turn::End));
+            let waiting = scope.spawn(|| take(&queue, false).is_empty());
             while queue.lock().waiting == 0 {
                 std::thread::yield_now();
             }
             queue.end(false);
             // The other is told, and finds the role taken.
             std::thread::sleep(std::time::Duration::from_millis(20));
-            assert!(matches!(queue.next(true), Turn::End));
+            assert_eq!(take(&queue, true), []);
             assert!(waiting.join().expect("no panic"));
         });
     }
@@ -214,8 +236,8 @@ mod tests {
     #[test]
     fn a_client_that_sends_more_than_its_window_is_at_fault() {
         let queue = CallQueue::new(15, Arc::default());
-        queue.push(call(1)).expect("inside the window");
-        queue.push(call(2)).expect("one call may cross its edge");
-        assert!(queue.push(call(3)).is_err());
+        queue.push(&mut vec![call(1)]).expect("inside the window");
+        queue.push(&mut vec![call(2)]).expect("one call may cross its edge");
+        assert!(queue.push(&mut vec![call(3)]).is_err());
     }
 }

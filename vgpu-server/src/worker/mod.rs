@@ -15,7 +15,7 @@ mod transfers;
 pub mod usage;
 mod verbs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,7 +33,7 @@ use proto::{Device, Malformed, Names};
 use transport::verbs::VerbsOptions;
 use transport::{Link, LinkError};
 
-use calls::{Call, CallQueue, Turn};
+use calls::{Call, CallQueue, TOGETHER, may_wait};
 use gpudirect::GpuDirect;
 use outbox::{Message, Outbox};
 use transfers::{Lender, Transfers};
@@ -288,17 +288,31 @@ struct Worker {
 impl Worker {
     /// The reader thread: until the link ends or the client is at fault.
     fn read(&self, link: &dyn Link, frames: &mut FrameReader) -> SessionEnd {
+        let mut calls = Vec::with_capacity(TOGETHER);
         loop {
-            match self.read_frame(link, frames) {
-                Ok(true) => {}
-                Ok(false) => return SessionEnd::Farewell,
+            let more = match self.read_frame(link, frames, &mut calls) {
+                Ok(more) => more,
                 Err(end) => return end,
+            };
+            // Calls that have come together are queued together; for others nothing waits.
+            if (!more || calls.len() == TOGETHER || !frames.has_frame())
+                && let Err(malformed) = self.queue.push(&mut calls)
+            {
+                return SessionEnd::Malformed(malformed);
+            }
+            if !more {
+                return SessionEnd::Farewell;
             }
         }
     }
 
-    /// Takes one frame; whether more will come.
-    fn read_frame(&self, link: &dyn Link, frames: &mut FrameReader) -> Result<bool, SessionEnd> {
+    /// Takes one frame, a call that is to be queued to the end of `calls`; whether more will come.
+    fn read_frame(
+        &self,
+        link: &dyn Link,
+        frames: &mut FrameReader,
+        calls: &mut Vec<Call>,
+    ) -> Result<bool, SessionEnd> {
         let mut read = |into: &mut [u8]| link.receive(into);
         let header = frames.header(&mut read)?;
         let mut arguments = Vec::new();
@@ -312,10 +326,10 @@ impl Worker {
             frames.bulk(span.map_err(SessionEnd::Malformed)?.write(), &mut read)?;
             return Ok(true);
         }
-        self.take(header, arguments).map_err(SessionEnd::Malformed)
+        self.take(header, arguments, calls).map_err(SessionEnd::Malformed)
     }
 
-    fn take(&self, header: Header, arguments: Vec<u8>) -> Result<bool, Malformed> {
+    fn take(&self, header: Header, arguments: Vec<u8>, calls: &mut Vec<Call>) -> Result<bool, Malformed> {
         if header.bulk != 0 {
             return Err(Malformed::new("frame", format_args!("bulk bytes where none belong: {header:?}")));
         }
@@ -330,12 +344,12 @@ impl Worker {
             }
             opcode => {
                 let call = Call { id: header.call, opcode, arguments };
-                if self.cannot_wait(opcode) && self.queue.issue_now() {
+                if calls.is_empty() && self.cannot_wait(opcode) && self.queue.issue_now() {
                     let made = self.make(&call, Outbox::send_now);
                     self.queue.issued_now();
                     made?;
                 } else {
-                    self.queue.push(call)?;
+                    calls.push(call);
                 }
             }
         }
@@ -370,22 +384,31 @@ impl Worker {
 
     /// An issuer thread: takes turns at the queue until nothing more comes.
     fn issue(self: &Arc<Self>, link: &Arc<dyn Link>) {
-        let mut holding = false;
-        while let Turn::Issue(call) = self.queue.next(holding) {
-            holding = !may_wait(call.opcode) || !self.hand_on(link);
-            // Who has handed on is no longer known to the queue.
-            if !holding {
-                self.usage.enter();
-            }
-            let made = self.make(&call, Outbox::send);
-            if !holding {
-                self.usage.leave();
-            }
-            if let Err(malformed) = made {
-                *self.malformed.lock().unwrap_or_else(PoisonError::into_inner) = Some(malformed);
-                // The reader wakes up at the end of the link and ends the session.
-                link.shutdown();
-                break;
+        let (mut holding, mut calls) = (false, VecDeque::with_capacity(TOGETHER));
+        while self.queue.next(holding, &mut calls) {
+            holding = true;
+            for call in calls.drain(..) {
+                // As with those that are queued yet.
+                if self.gone.load(Ordering::Acquire) {
+                    break;
+                }
+                // Only the last of them may wait.
+                holding = !may_wait(call.opcode) || !self.hand_on(link);
+                // Who has handed on is no longer known to the queue.
+                if !holding {
+                    self.usage.enter();
+                }
+                let made = self.make(&call, Outbox::send);
+                if !holding {
+                    self.usage.leave();
+                }
+                if let Err(malformed) = made {
+                    *self.malformed.lock().unwrap_or_else(PoisonError::into_inner) = Some(malformed);
+                    // The reader wakes up at the end of the link and ends the session.
+                    link.shutdown();
+                    self.queue.leave();
+                    return;
+                }
             }
         }
         self.queue.leave();
@@ -515,9 +538,3 @@ impl Busy {
 const CTX_SYNCHRONIZE: u16 = 0x0101;
 const MEM_GET_INFO: u16 = 0x0305;
 const MEMCPY_D_TO_H: u16 = 0x0311;
-
-/// Whether a call can wait for the device, so that others must be able to go on meanwhile.
-fn may_wait(opcode: u16) -> bool {
-    // Synchronize context, stream, event; copy to the host.
-    matches!(opcode, 0x0101 | 0x0503 | 0x0604 | 0x0311)
-}
