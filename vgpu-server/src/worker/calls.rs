@@ -13,20 +13,68 @@ use proto::frame::CallId;
 use super::usage::Usage;
 
 /// A call that has been read and not yet issued.
-pub(crate) struct Call {
+pub(crate) struct Call<'a> {
     pub(crate) id: CallId,
     pub(crate) opcode: u16,
-    pub(crate) arguments: Vec<u8>,
+    pub(crate) arguments: &'a [u8],
 }
+
+/// Calls that change hands together, at most one that can wait, as the last: a lock, a wake-up and memory for each would
+/// cost more than the calls do.
+#[derive(Default)]
+pub(crate) struct Group {
+    /// Of each call, and where its arguments end.
+    heads: Vec<(CallId, u16, usize)>,
+    /// Arguments, one behind the other.
+    bytes: Vec<u8>,
+}
+
+impl Group {
+    /// Where the arguments of the next call belong, behind those of the others; then it is [added](Group::add).
+    pub(crate) fn arguments(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Adds a call whose arguments are there.
+    pub(crate) fn add(&mut self, id: CallId, opcode: u16) {
+        self.heads.push((id, opcode, self.bytes.len()));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+    }
+
+    /// Whether it takes no further call.
+    pub(crate) fn is_full(&self) -> bool {
+        let ends = self.heads.last().is_some_and(|(_, opcode, _)| may_wait(*opcode));
+        ends || self.heads.len() >= GROUP_CALLS || self.bytes.len() >= GROUP_BYTES
+    }
+
+    /// The calls, in their order.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = Call<'_>> {
+        let mut start = 0;
+        self.heads.iter().map(move |(id, opcode, end)| {
+            let arguments = &self.bytes[std::mem::replace(&mut start, *end)..*end];
+            Call { id: *id, opcode: *opcode, arguments }
+        })
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.heads.clear();
+        self.bytes.clear();
+    }
+}
+
+const GROUP_CALLS: usize = 128;
+const GROUP_BYTES: usize = 64 * 1024;
+/// How many empty groups are kept.
+const SPARE_GROUPS: usize = 16;
 
 /// Whether a call can wait for the device, so that others must be able to go on meanwhile.
 pub(crate) fn may_wait(opcode: u16) -> bool {
     // Synchronize context, stream, event; copy to the host.
     matches!(opcode, 0x0101 | 0x0503 | 0x0604 | 0x0311)
 }
-
-/// How many calls change hands together: a wake-up for each would cost more than the calls do.
-pub(crate) const TOGETHER: usize = 64;
 
 /// The queue and the issuing role.
 pub(crate) struct CallQueue {
@@ -39,7 +87,9 @@ pub(crate) struct CallQueue {
 
 #[derive(Default)]
 struct State {
-    calls: VecDeque<Call>,
+    groups: VecDeque<Group>,
+    /// Empty ones, with their memory.
+    spare: Vec<Group>,
     bytes: u64,
     ended: bool,
     issuing: bool,
@@ -58,7 +108,7 @@ impl CallQueue {
 
     /// Lets the usage know whether there is something to issue.
     fn settle(&self, state: &mut State) {
-        let busy = state.issuing || !state.calls.is_empty();
+        let busy = state.issuing || !state.groups.is_empty();
         if busy == state.busy {
             return;
         }
@@ -70,22 +120,21 @@ impl CallQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds calls. A client that sends more than the window allows is at fault.
-    pub(crate) fn push(&self, calls: &mut Vec<Call>) -> Result<(), Malformed> {
-        if calls.is_empty() {
+    /// Adds calls and leaves an empty group. A client that sends more than the window allows is at fault.
+    pub(crate) fn push(&self, group: &mut Group) -> Result<(), Malformed> {
+        if group.is_empty() {
             return Ok(());
         }
         let mut state = self.lock();
-        for call in calls.drain(..) {
-            if state.bytes > self.limit {
-                return Err(Malformed::new(
-                    "call",
-                    format_args!("{} bytes beyond the window", state.bytes - self.limit),
-                ));
-            }
-            state.bytes += call.arguments.len() as u64;
-            state.calls.push_back(call);
+        if state.bytes > self.limit {
+            return Err(Malformed::new(
+                "call",
+                format_args!("{} bytes beyond the window", state.bytes - self.limit),
+            ));
         }
+        state.bytes += group.bytes.len() as u64;
+        let empty = state.spare.pop().unwrap_or_default();
+        state.groups.push_back(std::mem::replace(group, empty));
         self.settle(&mut state);
         if !state.issuing {
             self.changed.notify_one();
@@ -98,7 +147,7 @@ impl CallQueue {
         let mut state = self.lock();
         state.ended = true;
         if drop_queued {
-            state.calls.clear();
+            state.groups.clear();
             self.settle(&mut state);
         }
         self.changed.notify_all();
@@ -114,40 +163,43 @@ impl CallQueue {
         self.lock().threads -= 1;
     }
 
-    /// Waits for the role and moves the next calls to `calls`: at most one that can wait, as the last. `false` when nothing
+    /// Waits for the role and puts the next calls into `group`, in the place of those that were there. `false` when nothing
     /// more will come: all calls before have been issued. `holding`: whether the caller has the role already.
-    pub(crate) fn next(&self, holding: bool, calls: &mut VecDeque<Call>) -> bool {
+    pub(crate) fn next(&self, holding: bool, group: &mut Group) -> bool {
         let mut state = self.lock();
         if holding {
             state.issuing = false;
             self.settle(&mut state);
         }
+        group.clear();
+        if state.spare.len() < SPARE_GROUPS && group.bytes.capacity() <= 2 * GROUP_BYTES {
+            state.spare.push(std::mem::take(group));
+        }
         state.waiting += 1;
-        while state.issuing || (state.calls.is_empty() && !state.ended) {
+        while state.issuing || (state.groups.is_empty() && !state.ended) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.waiting -= 1;
-        while calls.len() < TOGETHER
-            && calls.back().is_none_or(|call| !may_wait(call.opcode))
-            && let Some(call) = state.calls.pop_front()
-        {
-            state.bytes -= call.arguments.len() as u64;
-            calls.push_back(call);
+        match state.groups.pop_front() {
+            Some(next) => {
+                state.issuing = true;
+                state.bytes -= next.bytes.len() as u64;
+                *group = next;
+                true
+            }
+            None => {
+                // Those that waited for the role, which this thread may have held, are to see the end too.
+                self.changed.notify_all();
+                false
+            }
         }
-        if calls.is_empty() {
-            // Those that waited for the role, which this thread may have held, are to see the end too.
-            self.changed.notify_all();
-        } else {
-            state.issuing = true;
-        }
-        !calls.is_empty()
     }
 
     /// Takes the role at once if nothing is queued and nobody has it. The thread that reads may then issue a call itself;
     /// it gives the role back with [`issued_now`](CallQueue::issued_now).
     pub(crate) fn issue_now(&self) -> bool {
         let mut state = self.lock();
-        let free = !state.issuing && state.calls.is_empty() && !state.ended;
+        let free = !state.issuing && state.groups.is_empty() && !state.ended;
         state.issuing |= free;
         self.settle(&mut state);
         free
@@ -180,21 +232,25 @@ impl CallQueue {
 mod tests {
     use super::*;
 
-    fn call(id: u32) -> Call {
-        Call { id: CallId(id), opcode: 0x0101, arguments: vec![0; 10] }
+    /// One call that can wait.
+    fn call(id: u32) -> Group {
+        let mut group = Group::default();
+        group.arguments().extend([0; 10]);
+        group.add(CallId(id), 0x0101);
+        group
     }
 
     fn take(queue: &CallQueue, holding: bool) -> Vec<u32> {
-        let mut calls = VecDeque::new();
-        assert_eq!(queue.next(holding, &mut calls), !calls.is_empty());
-        calls.into_iter().map(|call| call.id.0).collect()
+        let mut group = Group::default();
+        assert_eq!(queue.next(holding, &mut group), !group.is_empty());
+        group.calls().map(|call| call.id.0).collect()
     }
 
     #[test]
     fn calls_are_issued_in_order_and_the_role_goes_round() {
         let queue = CallQueue::new(1000, Arc::default());
-        queue.push(&mut (1..=3).map(call).collect()).expect("inside the window");
-        assert_eq!(take(&queue, false), [1], "it can wait, so none is taken with it");
+        (1..=3).for_each(|id| queue.push(&mut call(id)).expect("inside the window"));
+        assert_eq!(take(&queue, false), [1]);
         queue.join();
         assert_eq!(queue.hand_on(), Some(true), "nobody waits for the role, so a thread is needed");
         assert_eq!(take(&queue, false), [2]);
@@ -204,21 +260,38 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_cannot_wait_change_hands_together() {
-        let queue = CallQueue::new(1 << 20, Arc::default());
-        let many = u32::try_from(TOGETHER).expect("few");
-        let launch = |id| Call { opcode: 0x0701, ..call(id) };
-        queue.push(&mut (1..=many + 2).map(launch).collect()).expect("inside the window");
-        queue.push(&mut vec![call(many + 3), launch(many + 4)]).expect("inside the window");
-        assert_eq!(take(&queue, false), (1..=many).collect::<Vec<_>>());
-        assert_eq!(take(&queue, true), [many + 1, many + 2, many + 3], "up to one that can wait");
-        assert_eq!(take(&queue, true), [many + 4]);
+    fn a_group_keeps_its_calls_apart_and_ends_with_one_that_can_wait() {
+        let mut group = Group::default();
+        for id in 1..=3 {
+            assert!(!group.is_full());
+            group.arguments().extend(vec![id; usize::from(id)]);
+            group.add(CallId(u32::from(id)), if id == 3 { 0x0101 } else { 0x0701 });
+        }
+        assert!(group.is_full());
+        let found: Vec<_> = group.calls().map(|call| (call.id.0, call.arguments.to_vec())).collect();
+        assert_eq!(found, [(1, vec![1]), (2, vec![2; 2]), (3, vec![3; 3])]);
+        group.clear();
+        (0..GROUP_CALLS).for_each(|_| group.add(CallId(1), 0x0701));
+        assert!(group.is_full(), "or with as many as there may be");
+    }
+
+    #[test]
+    fn what_is_pushed_comes_out_whatever_lay_in_the_group_before() {
+        let queue = CallQueue::new(1000, Arc::default());
+        let mut issued = call(7);
+        for id in 1..=3 {
+            let mut read = call(id);
+            queue.push(&mut read).expect("inside the window");
+            assert!(read.is_empty() && read.arguments().is_empty());
+            assert!(queue.next(id > 1, &mut issued));
+            assert_eq!(issued.calls().map(|call| call.id.0).collect::<Vec<_>>(), [id]);
+        }
     }
 
     #[test]
     fn a_thread_that_waits_for_the_role_sees_the_end_when_its_holder_does() {
         let queue = CallQueue::new(1000, Arc::default());
-        queue.push(&mut vec![call(1)]).expect("inside the window");
+        queue.push(&mut call(1)).expect("inside the window");
         assert_eq!(take(&queue, false), [1]);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| take(&queue, false).is_empty());
@@ -236,8 +309,8 @@ mod tests {
     #[test]
     fn a_client_that_sends_more_than_its_window_is_at_fault() {
         let queue = CallQueue::new(15, Arc::default());
-        queue.push(&mut vec![call(1)]).expect("inside the window");
-        queue.push(&mut vec![call(2)]).expect("one call may cross its edge");
-        assert!(queue.push(&mut vec![call(3)]).is_err());
+        queue.push(&mut call(1)).expect("inside the window");
+        queue.push(&mut call(2)).expect("one group may cross its edge");
+        assert!(queue.push(&mut call(3)).is_err());
     }
 }
