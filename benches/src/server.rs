@@ -31,6 +31,9 @@ impl Server {
             .args(["--driver", driver, "--log", "error", "--port", &port.to_string()])
             .args(["--listen", &ip.to_string()])
             .args(spin.map(|spin| format!("--spin-us={}", spin.as_micros())))
+            // It ends with this process, however that ends: its standard input is closed then.
+            .arg("--lifeline")
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| format!("starting {program}: {error}"))?;
