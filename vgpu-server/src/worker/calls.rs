@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use proto::Malformed;
-use proto::frame::CallId;
+use proto::frame::{CallId, Header};
 
 use super::usage::Usage;
 
@@ -57,6 +57,11 @@ impl Group {
             let arguments = &self.bytes[std::mem::replace(&mut start, *end)..*end];
             Call { id: *id, opcode: *opcode, arguments }
         })
+    }
+
+    /// What the calls were on the link.
+    fn frame_bytes(&self) -> u64 {
+        (self.heads.len() * Header::SIZE + self.bytes.len()) as u64
     }
 
     pub(crate) fn clear(&mut self) {
@@ -132,7 +137,7 @@ impl CallQueue {
                 format_args!("{} bytes beyond the window", state.bytes - self.limit),
             ));
         }
-        state.bytes += group.bytes.len() as u64;
+        state.bytes += group.frame_bytes();
         let empty = state.spare.pop().unwrap_or_default();
         state.groups.push_back(std::mem::replace(group, empty));
         self.settle(&mut state);
@@ -183,7 +188,7 @@ impl CallQueue {
         match state.groups.pop_front() {
             Some(next) => {
                 state.issuing = true;
-                state.bytes -= next.bytes.len() as u64;
+                state.bytes -= next.frame_bytes();
                 *group = next;
                 true
             }
@@ -308,7 +313,8 @@ mod tests {
 
     #[test]
     fn a_client_that_sends_more_than_its_window_is_at_fault() {
-        let queue = CallQueue::new(15, Arc::default());
+        // A call without arguments counts as well: 16 bytes.
+        let queue = CallQueue::new(30, Arc::default());
         queue.push(&mut call(1)).expect("inside the window");
         queue.push(&mut call(2)).expect("one group may cross its edge");
         assert!(queue.push(&mut call(3)).is_err());
