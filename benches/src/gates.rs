@@ -39,6 +39,8 @@ pub(crate) struct Judged {
     gate: f64,
     stretch: f64,
     pass: bool,
+    /// Why it could not be measured.
+    missing: Option<String>,
 }
 
 const fn gate(
@@ -62,6 +64,8 @@ pub(crate) const G4: Gate =
 pub(crate) const G5_SENDS: Gate = gate("G5", "sends per launch", AtMost, 0.1, 0.02, Count);
 pub(crate) const G5_BYTES: Gate =
     gate("G5", "bytes sent per launch with 4 pointer arguments", AtMost, 96.0, 48.0, Count);
+pub(crate) const G6: Gate =
+    gate("G6", "launch rate at 10 ms round trip / at 0, 1 M launches", AtLeast, 0.9, 0.98, Timing);
 pub(crate) const G7_UP: Gate =
     gate("G7", "raw / to the device, 256 MiB, pageable, dma-free device", AtLeast, 0.85, 0.97, Timing);
 pub(crate) const G7_DOWN: Gate =
@@ -86,6 +90,20 @@ pub(crate) const G15: Gate =
     gate("G15", "round trips of an inference step of 200 launches", AtMost, 1.0, 1.0, Count);
 pub(crate) const G15_SENDS: Gate =
     gate("G15", "sends of an inference step of 200 launches", AtMost, 8.0, 4.0, Count);
+pub(crate) const G16_1: Gate =
+    gate("G16", "inference step at 1 ms / (step at 0 + 4 round trips)", AtMost, 1.02, 1.01, Timing);
+pub(crate) const G16_10: Gate =
+    gate("G16", "inference step at 10 ms / (step at 0 + 4 round trips)", AtMost, 1.02, 1.01, Timing);
+pub(crate) const G16_100: Gate =
+    gate("G16", "inference step at 100 ms / (step at 0 + 4 round trips)", AtMost, 1.02, 1.01, Timing);
+pub(crate) const G20_STAGING: Gate =
+    gate("G20", "staging memory of a client at the server, MiB", AtMost, 64.0, 16.0, Count);
+pub(crate) const G20_NULL: Gate =
+    gate("G20", "private memory of an idle client's worker, null device, MiB", AtMost, 24.0, 8.0, Count);
+pub(crate) const G20_SOFT: Gate =
+    gate("G20", "private memory of an idle client's worker, software GPU, MiB", AtMost, 24.0, 8.0, Count);
+pub(crate) const G23: Gate =
+    gate("G23", "launches a second of 1, 8, 64 client processes, least / best", AtLeast, 0.9, 0.95, Timing);
 
 /// The gates that are asked for, and what came of them.
 pub(crate) struct Gates {
@@ -125,13 +143,23 @@ impl Gates {
                 break;
             }
         }
-        let value = best.unwrap_or(f64::NAN);
-        let pass = gate.passes(value);
+        self.note(gate, best.unwrap_or(f64::NAN), None);
+        Ok(())
+    }
+
+    /// Notes that a gate that is asked for cannot be measured here; it is then not kept.
+    pub(crate) fn cannot_measure(&mut self, gate: &Gate, reason: &str) {
+        if self.wants(gate) {
+            self.note(gate, f64::NAN, Some(reason.to_owned()));
+        }
+    }
+
+    fn note(&mut self, gate: &Gate, value: f64, missing: Option<String>) {
+        let pass = missing.is_none() && gate.passes(value);
         eprintln!("{:<4} {:<8} {value:>9.3}  {}", gate.id, if pass { "pass" } else { "FAILS" }, gate.what);
         let bound = if gate.bound == AtMost { "<=" } else { ">=" };
-        let (id, what, stretch) = (gate.id, gate.what, gate.stretch);
-        self.judged.push(Judged { id, what, value, bound, gate: gate.gate, stretch, pass });
-        Ok(())
+        let Gate { id, what, gate, stretch, .. } = *gate;
+        self.judged.push(Judged { id, what, value, bound, gate, stretch, pass, missing });
     }
 
     /// Every gate as JSON.
@@ -142,12 +170,15 @@ impl Gates {
     /// The table; an error that names the gates that are not kept.
     pub(crate) fn print(&self) -> Result<(), String> {
         println!("\n| gate | what | value | gate | stretch | pass |\n| --- | --- | --- | --- | --- | --- |");
-        for Judged { id, what, value, bound, gate, stretch, pass } in &self.judged {
+        let mut failed = Vec::new();
+        for Judged { id, what, value, bound, gate, stretch, pass, missing } in &self.judged {
+            let value = if missing.is_some() { "not measured".into() } else { format!("{value:.3}") };
             let word = if *pass { "yes" } else { "no" };
-            println!("| {id} | {what} | {value:.3} | {bound} {gate} | {stretch} | {word} |");
+            println!("| {id} | {what} | {value} | {bound} {gate} | {stretch} | {word} |");
+            let reason = missing.iter().map(|reason| format!(" (not measured: {reason})"));
+            failed.extend((!pass).then(|| format!("{id}{}", reason.collect::<String>())));
         }
-        let failed: Vec<&str> =
-            self.judged.iter().filter(|judged| !judged.pass).map(|judged| judged.id).collect();
+        failed.dedup();
         if failed.is_empty() {
             Ok(())
         } else {
@@ -182,6 +213,16 @@ mod tests {
         gates.judge(&G12, || Ok(4.0)).unwrap();
         assert_eq!(gates.judged.iter().map(|judged| judged.pass).collect::<Vec<_>>(), [true, false]);
         assert_eq!(gates.print(), Err("gates that are not kept: G12".to_owned()));
+    }
+
+    #[test]
+    fn a_gate_that_cannot_be_measured_is_not_kept_and_says_why() {
+        let mut gates = Gates::new(vec!["G12".to_owned()], false);
+        gates.cannot_measure(&G1, "nobody asked");
+        assert_eq!(gates.print(), Ok(()));
+        gates.cannot_measure(&G12, "needs root");
+        let told = "gates that are not kept: G12 (not measured: needs root)";
+        assert_eq!(gates.print(), Err(told.to_owned()));
     }
 
     #[test]

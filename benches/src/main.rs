@@ -9,16 +9,23 @@
 //! Layout:
 //! * [`raw`]: the baseline: a peer process that answers, counts and sends
 //! * [`verbs`]: the same over verbs, beside bare verbs
-//! * [`product`]: a server process and a session with it
+//! * [`server`]: a server process; [`product`]: one and a session with it
 //! * [`gates`]: what is promised; [`promises`]: measures it
+//! * of these, [`delay`]: over a distance that [`relay`] makes; [`memory`]: of a worker;
+//!   [`many`]: of many clients
 //! * [`table`]: medians and their presentation
 
 #![forbid(unsafe_code)]
 
+mod delay;
 mod gates;
+mod many;
+mod memory;
 mod product;
 mod promises;
 mod raw;
+mod relay;
+mod server;
 mod table;
 mod verbs;
 
@@ -32,6 +39,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--raw-peer", port] => raw::serve(port),
+        ["--client", port] => many::serve(port),
         ["--bare-verbs-peer"] => verbs::serve(),
         ["--verbs", ip, server] => verbs::run(ip, server),
         ["--gates", server, ..] => judge(server, &arguments[2..]),

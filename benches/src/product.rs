@@ -1,9 +1,7 @@
 //! A server process with the null device, and a session with it.
 
 use std::cell::Cell;
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,13 +14,16 @@ use proto::{ContextCalls, StreamCalls};
 use transport::Address;
 use vgpu_server::null::{TALLY, sample, word_sum};
 
+use crate::server::Server;
+
 pub(crate) struct Product {
-    process: Child,
+    /// None if it is another's.
+    server: Option<Server>,
     remote: Remote,
-    session: Arc<Session>,
-    function: Arc<Function>,
+    pub(crate) session: Arc<Session>,
+    pub(crate) function: Arc<Function>,
     dma_free: bool,
-    memory: CUdeviceptr,
+    pub(crate) memory: CUdeviceptr,
     pageable: HostSpan,
     registered: HostSpan,
     /// Differs from run to run, so that no two runs send the same bytes.
@@ -52,14 +53,14 @@ impl Default for Settings {
 }
 
 /// A kernel with four pointers and a counter, as the null device reads it.
-const IMAGE: &[u8] = b".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry work(.param .u64 a, .param .u64 b, .param .u64 c, .param .u64 n)\n{ ret; }\n";
+pub(crate) const IMAGE: &[u8] = b".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry work(.param .u64 a, .param .u64 b, .param .u64 c, .param .u64 n)\n{ ret; }\n";
 
 /// A count that is far below what a float holds exactly.
 fn number(count: u64) -> f64 {
     u32::try_from(count).map_or(f64::INFINITY, f64::from)
 }
 
-fn cuda(doing: &str) -> impl Fn(CuError) -> String + '_ {
+pub(crate) fn cuda(doing: &str) -> impl Fn(CuError) -> String + '_ {
     move |error| format!("{doing}: {error}")
 }
 
@@ -69,24 +70,18 @@ impl Product {
     }
 
     pub(crate) fn with(server: &str, driver: &str, settings: &Settings) -> Result<Product, String> {
-        let port = std::net::TcpListener::bind((settings.ip, 0))
-            .and_then(|listener| listener.local_addr())
-            .map_err(|error| format!("finding a port: {error}"))?
-            .port()
-            .min(65000);
-        let mut process = Command::new(server)
-            .args(["--driver", driver, "--log", "error", "--port", &port.to_string()])
-            .args(["--listen", &settings.ip.to_string()])
-            .args(settings.spin.map(|spin| format!("--spin-us={}", spin.as_micros())))
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("starting {server}: {error}"))?;
-        let mut ready = String::new();
-        let output = process.stdout.take().ok_or("the server's output is not piped")?;
-        BufReader::new(output)
-            .read_line(&mut ready)
-            .map_err(|error| format!("the server said nothing: {error}"))?;
-        let address = Address::Tcp { host: settings.ip.to_string(), port };
+        Product::of(Server::start(server, driver, settings.ip, settings.spin)?, settings)
+    }
+
+    /// A session with a server that is there.
+    pub(crate) fn of(server: Server, settings: &Settings) -> Result<Product, String> {
+        let mut product = Product::connect(server.address(), settings)?;
+        product.server = Some(server);
+        Ok(product)
+    }
+
+    /// A session with a server that someone else has started.
+    pub(crate) fn connect(address: Address, settings: &Settings) -> Result<Product, String> {
         let environment = Environment { spin: settings.spin, ..Environment::default() };
         let remote = Remote::connect(address, settings.transport, 0, Arc::new(environment), |_, _| true)
             .map_err(|error| error.to_string())?;
@@ -98,9 +93,9 @@ impl Product {
         let (pageable, registered) =
             (HostSpan::leak(vec![1; settings.buffer_bytes]), HostSpan::leak(vec![1; settings.buffer_bytes]));
         hazards::register(registered);
-        let dma_free = driver.contains("dma-free");
+        let dma_free = remote.facts().name.contains("dma-free");
         Ok(Product {
-            process,
+            server: None,
             remote,
             session,
             function,
@@ -110,6 +105,11 @@ impl Product {
             registered,
             seed: Cell::new(1),
         })
+    }
+
+    /// The process that serves it.
+    pub(crate) fn worker(&self) -> Result<u32, String> {
+        self.server.as_ref().ok_or("the server is another's")?.worker()
     }
 
     /// What the link is, for people.
@@ -122,7 +122,7 @@ impl Product {
         self.session.registrations()
     }
 
-    fn tally(&self, field: u32) -> Result<u64, String> {
+    pub(crate) fn tally(&self, field: u32) -> Result<u64, String> {
         ContextCalls::cuCtxGetLimit(&*self.session, TALLY + field).map_err(cuda("the tally"))
     }
 
@@ -287,7 +287,7 @@ impl Product {
         self.seed.set(value | 1);
     }
 
-    fn buffer(&self, bytes: u64, locked: bool) -> Result<HostSpan, String> {
+    pub(crate) fn buffer(&self, bytes: u64, locked: bool) -> Result<HostSpan, String> {
         let span = if locked { self.registered } else { self.pageable };
         usize::try_from(bytes)
             .ok()
@@ -355,8 +355,5 @@ impl Drop for Product {
     fn drop(&mut self) {
         hazards::unregister(self.registered.address());
         self.remote.close(Duration::from_secs(1));
-        // It may have ended with an error of its own.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

@@ -1,5 +1,6 @@
 //! Measures the gates.
 
+use crate::delay;
 use crate::gates::{
     G1, G4, G5_BYTES, G5_SENDS, G7_DOWN, G7_UP, G8_DOWN, G8_UP, G12, G13, G14, G15, G15_SENDS, Gate, Gates,
 };
@@ -7,11 +8,13 @@ use crate::product::{Product, Settings};
 use crate::raw::Raw;
 use crate::table::Table;
 use crate::{Placement, place};
+use crate::{many, memory};
 
 /// Measures every gate that is asked for.
 pub(crate) fn run(server: &str, gates: &mut Gates) -> Result<(), String> {
     place(Placement::TwoCores)?;
     counts(server, gates)?;
+    memory::run(server, gates)?;
     let mut table = Table::default();
     if gates.wants(&G1) {
         place(Placement::OneCore)?;
@@ -28,7 +31,8 @@ pub(crate) fn run(server: &str, gates: &mut Gates) -> Result<(), String> {
     for (driver, up, down) in [("null-dma-free", &G7_UP, &G7_DOWN), ("null", &G8_UP, &G8_DOWN)] {
         copies(server, driver, (up, down), gates, &mut table)?;
     }
-    Ok(())
+    many::run(server, gates)?;
+    delay::run(server, gates, &mut table)
 }
 
 /// What repeats to the digit.

@@ -104,6 +104,16 @@ impl FrameReader {
         read: &mut impl FnMut(&mut [u8]) -> Result<usize, E>,
     ) -> Result<(), FrameError<E>> {
         into.clear();
+        self.append_arguments(length, into, read)
+    }
+
+    /// Reads the frame's arguments to the end of `into`.
+    pub fn append_arguments<E>(
+        &mut self,
+        length: u32,
+        into: &mut Vec<u8>,
+        read: &mut impl FnMut(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<(), FrameError<E>> {
         let mut left = length as usize;
         while left > 0 {
             let step = left.min(FrameReader::STEP_BYTES);
@@ -205,13 +215,13 @@ mod tests {
                 prop_assert_eq!(reader.has_frame(), whole);
                 reader.start += Header::SIZE;
                 prop_assert_eq!((header.length as usize, header.bulk as usize), (*arguments, *bulk));
-                let mut got = Vec::new();
+                let mut got = b"before".to_vec();
                 if arguments % 2 == 0 {
-                    reader.arguments(header.length, &mut got, &mut read).expect("arguments");
+                    reader.append_arguments(header.length, &mut got, &mut read).expect("arguments");
                 } else {
                     got.extend(reader.short_arguments(*arguments, &mut read).expect("arguments"));
                 }
-                prop_assert_eq!(got, pattern(*arguments, 251));
+                prop_assert_eq!(got, [b"before", &pattern(*arguments, 251)[..]].concat());
                 let mut got = vec![0; *bulk];
                 reader.bulk(&mut got, &mut read).expect("bulk");
                 prop_assert_eq!(got, pattern(*bulk, 241));

@@ -1,7 +1,7 @@
 //! From an address to a greeted link.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::codec::Malformed;
 use proto::frame::Header;
@@ -52,15 +52,18 @@ pub struct Greeted {
     pub(crate) link: Box<dyn Link>,
     pub(crate) frames: FrameReader,
     pub(crate) welcome: Welcome,
+    /// How long its greeting took to come.
+    pub(crate) round_trip: Duration,
 }
 
 impl Greeted {
     /// Greets the server at the other end.
     pub fn new(link: Box<dyn Link>, timeout: Duration) -> Result<Greeted, ConnectError> {
         let mut frames = FrameReader::default();
+        let start = Instant::now();
         link.send(&[&Hello::new(who_am_i()).frame()]).map_err(ConnectError::Link)?;
         let welcome = answer(&*link, &mut frames, timeout, Welcome::OPCODE, Welcome::read)?;
-        Ok(Greeted { link, frames, welcome })
+        Ok(Greeted { link, frames, welcome, round_trip: start.elapsed() })
     }
 
     /// What the server said: the version that both speak, and the device's facts.
@@ -119,6 +122,20 @@ pub(crate) fn answer<T>(
     read(&arguments).map_err(malformed)
 }
 
+/// How far posts may run ahead: as far as a round trip reaches, lest the device wait for calls while the client waits to
+/// hear that earlier ones are issued. No further, because whatever another thread asks stands behind them.
+pub(crate) fn ahead_bytes(round_trip: Duration, control_bytes: u64) -> u64 {
+    let milliseconds = u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX);
+    // One call may cross the edge of the window: half of it is left for that.
+    AHEAD_BYTES.saturating_add(milliseconds.saturating_mul(AHEAD_BYTES_PER_MS)).min(control_bytes / 2)
+}
+
+/// How far posts may run ahead of the device where the server is near.
+const AHEAD_BYTES: u64 = 512 * 1024;
+/// What is added for each millisecond of the round trip: ten million launches a second, for a round trip that becomes
+/// longer where the network or the worker is busy.
+const AHEAD_BYTES_PER_MS: u64 = 1024 * 1024;
+
 /// Program, process and host, for the server's log.
 fn who_am_i() -> String {
     let program = std::env::current_exe()
@@ -127,4 +144,19 @@ fn who_am_i() -> String {
         .unwrap_or_else(|| "?".into());
     let host = rustix::system::uname();
     format!("{program}[{}]@{}", std::process::id(), host.nodename().to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn posts_run_ahead_as_far_as_the_round_trip_reaches() {
+        let granted = 16 * 1024 * 1024;
+        assert_eq!(ahead_bytes(Duration::from_micros(100), granted), 512 * 1024);
+        // 10 ms at two million launches of 90 bytes a second, thrice.
+        assert!(ahead_bytes(Duration::from_millis(10), granted) > 3 * 1_800_000);
+        assert_eq!(ahead_bytes(Duration::from_secs(1), granted), 8 * 1024 * 1024);
+        assert_eq!(ahead_bytes(Duration::MAX, 256 * 1024), 128 * 1024);
+    }
 }

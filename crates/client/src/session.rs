@@ -28,6 +28,7 @@ use transport::{Link, LinkError};
 use window::Window;
 
 use crate::bulk::Bulk;
+use crate::connect;
 use crate::environment::{self, Environment, Severity};
 use crate::launch::LaunchLimits;
 use crate::ledger::{Account, Ledger};
@@ -57,7 +58,8 @@ pub struct Session {
     /// The sticky or link error, where it can be seen without a lock; 0 for none.
     broken: AtomicU32,
     pub(crate) progress: Arc<Progress>,
-    control_bytes: u64,
+    /// Bytes of calls that may be under way without being issued.
+    ahead_bytes: u64,
     farewell: AtomicBool,
     /// Held while an allocation is placed and its chunk is mapped.
     pub(crate) allocating: Mutex<()>,
@@ -141,7 +143,7 @@ impl Session {
             names: AtomicU64::new(0x100),
             broken: AtomicU32::new(0),
             progress: Arc::clone(&progress),
-            control_bytes: began.control_bytes,
+            ahead_bytes: connect::ahead_bytes(greeted.round_trip, began.control_bytes),
             farewell: AtomicBool::new(false),
             allocating: Mutex::new(()),
             counters: Counters::default(),
@@ -229,7 +231,7 @@ impl Session {
     ) -> CuResult<(MutexGuard<'a, Outgoing>, CallId)> {
         self.check()?;
         let mut out = self.outgoing();
-        if out.bytes - out.issued_bytes > self.control_bytes / 2 {
+        if out.bytes - out.issued_bytes > self.ahead_bytes {
             out = self.wait_for_backlog(out)?;
         }
         let call = out.next_call;
@@ -258,7 +260,7 @@ impl Session {
         loop {
             let issued = self.state().issued;
             out.note_issued(issued);
-            if out.bytes - out.issued_bytes <= self.control_bytes / 2 {
+            if out.bytes - out.issued_bytes <= self.ahead_bytes {
                 return Ok(out);
             }
             self.flush_locked(&mut out)?;

@@ -8,23 +8,77 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use proto::Malformed;
-use proto::frame::CallId;
+use proto::frame::{CallId, Header};
 
 use super::usage::Usage;
 
 /// A call that has been read and not yet issued.
-pub(crate) struct Call {
+pub(crate) struct Call<'a> {
     pub(crate) id: CallId,
     pub(crate) opcode: u16,
-    pub(crate) arguments: Vec<u8>,
+    pub(crate) arguments: &'a [u8],
 }
 
-/// What a thread that asks for work is given.
-pub(crate) enum Turn {
-    /// The issuing role and the next call.
-    Issue(Call),
-    /// Nothing more will come, and the role with it: all calls before have been issued.
-    End,
+/// Calls that change hands together, at most one that can wait, as the last: a lock, a wake-up and memory for each would
+/// cost more than the calls do.
+#[derive(Default)]
+pub(crate) struct Group {
+    /// Of each call, and where its arguments end.
+    heads: Vec<(CallId, u16, usize)>,
+    /// Arguments, one behind the other.
+    bytes: Vec<u8>,
+}
+
+impl Group {
+    /// Where the arguments of the next call belong, behind those of the others; then it is [added](Group::add).
+    pub(crate) fn arguments(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Adds a call whose arguments are there.
+    pub(crate) fn add(&mut self, id: CallId, opcode: u16) {
+        self.heads.push((id, opcode, self.bytes.len()));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+    }
+
+    /// Whether it takes no further call.
+    pub(crate) fn is_full(&self) -> bool {
+        let ends = self.heads.last().is_some_and(|(_, opcode, _)| may_wait(*opcode));
+        ends || self.heads.len() >= GROUP_CALLS || self.bytes.len() >= GROUP_BYTES
+    }
+
+    /// The calls, in their order.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = Call<'_>> {
+        let mut start = 0;
+        self.heads.iter().map(move |(id, opcode, end)| {
+            let arguments = &self.bytes[std::mem::replace(&mut start, *end)..*end];
+            Call { id: *id, opcode: *opcode, arguments }
+        })
+    }
+
+    /// What the calls were on the link.
+    fn frame_bytes(&self) -> u64 {
+        (self.heads.len() * Header::SIZE + self.bytes.len()) as u64
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.heads.clear();
+        self.bytes.clear();
+    }
+}
+
+const GROUP_CALLS: usize = 128;
+const GROUP_BYTES: usize = 64 * 1024;
+/// How many empty groups are kept.
+const SPARE_GROUPS: usize = 16;
+
+/// Whether a call can wait for the device, so that others must be able to go on meanwhile.
+pub(crate) fn may_wait(opcode: u16) -> bool {
+    // Synchronize context, stream, event; copy to the host.
+    matches!(opcode, 0x0101 | 0x0503 | 0x0604 | 0x0311)
 }
 
 /// The queue and the issuing role.
@@ -38,7 +92,9 @@ pub(crate) struct CallQueue {
 
 #[derive(Default)]
 struct State {
-    calls: VecDeque<Call>,
+    groups: VecDeque<Group>,
+    /// Empty ones, with their memory.
+    spare: Vec<Group>,
     bytes: u64,
     ended: bool,
     issuing: bool,
@@ -57,7 +113,7 @@ impl CallQueue {
 
     /// Lets the usage know whether there is something to issue.
     fn settle(&self, state: &mut State) {
-        let busy = state.issuing || !state.calls.is_empty();
+        let busy = state.issuing || !state.groups.is_empty();
         if busy == state.busy {
             return;
         }
@@ -69,8 +125,11 @@ impl CallQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a call. A client that sends more than the window allows is at fault.
-    pub(crate) fn push(&self, call: Call) -> Result<(), Malformed> {
+    /// Adds calls and leaves an empty group. A client that sends more than the window allows is at fault.
+    pub(crate) fn push(&self, group: &mut Group) -> Result<(), Malformed> {
+        if group.is_empty() {
+            return Ok(());
+        }
         let mut state = self.lock();
         if state.bytes > self.limit {
             return Err(Malformed::new(
@@ -78,8 +137,9 @@ impl CallQueue {
                 format_args!("{} bytes beyond the window", state.bytes - self.limit),
             ));
         }
-        state.bytes += call.arguments.len() as u64;
-        state.calls.push_back(call);
+        state.bytes += group.frame_bytes();
+        let empty = state.spare.pop().unwrap_or_default();
+        state.groups.push_back(std::mem::replace(group, empty));
         self.settle(&mut state);
         if !state.issuing {
             self.changed.notify_one();
@@ -92,7 +152,7 @@ impl CallQueue {
         let mut state = self.lock();
         state.ended = true;
         if drop_queued {
-            state.calls.clear();
+            state.groups.clear();
             self.settle(&mut state);
         }
         self.changed.notify_all();
@@ -108,28 +168,34 @@ impl CallQueue {
         self.lock().threads -= 1;
     }
 
-    /// Waits for the role and for the next call. `holding`: whether the caller has the role already.
-    pub(crate) fn next(&self, holding: bool) -> Turn {
+    /// Waits for the role and puts the next calls into `group`, in the place of those that were there. `false` when nothing
+    /// more will come: all calls before have been issued. `holding`: whether the caller has the role already.
+    pub(crate) fn next(&self, holding: bool, group: &mut Group) -> bool {
         let mut state = self.lock();
         if holding {
             state.issuing = false;
             self.settle(&mut state);
         }
+        group.clear();
+        if state.spare.len() < SPARE_GROUPS && group.bytes.capacity() <= 2 * GROUP_BYTES {
+            state.spare.push(std::mem::take(group));
+        }
         state.waiting += 1;
-        while state.issuing || (state.calls.is_empty() && !state.ended) {
+        while state.issuing || (state.groups.is_empty() && !state.ended) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.waiting -= 1;
-        match state.calls.pop_front() {
-            Some(call) => {
+        match state.groups.pop_front() {
+            Some(next) => {
                 state.issuing = true;
-                state.bytes -= call.arguments.len() as u64;
-                Turn::Issue(call)
+                state.bytes -= next.frame_bytes();
+                *group = next;
+                true
             }
             None => {
                 // Those that waited for the role, which this thread may have held, are to see the end too.
                 self.changed.notify_all();
-                Turn::End
+                false
             }
         }
     }
@@ -138,7 +204,7 @@ impl CallQueue {
     /// it gives the role back with [`issued_now`](CallQueue::issued_now).
     pub(crate) fn issue_now(&self) -> bool {
         let mut state = self.lock();
-        let free = !state.issuing && state.calls.is_empty() && !state.ended;
+        let free = !state.issuing && state.groups.is_empty() && !state.ended;
         state.issuing |= free;
         self.settle(&mut state);
         free
@@ -171,51 +237,86 @@ impl CallQueue {
 mod tests {
     use super::*;
 
-    fn call(id: u32) -> Call {
-        Call { id: CallId(id), opcode: 0x0101, arguments: vec![0; 10] }
+    /// One call that can wait.
+    fn call(id: u32) -> Group {
+        let mut group = Group::default();
+        group.arguments().extend([0; 10]);
+        group.add(CallId(id), 0x0101);
+        group
+    }
+
+    fn take(queue: &CallQueue, holding: bool) -> Vec<u32> {
+        let mut group = Group::default();
+        assert_eq!(queue.next(holding, &mut group), !group.is_empty());
+        group.calls().map(|call| call.id.0).collect()
     }
 
     #[test]
     fn calls_are_issued_in_order_and_the_role_goes_round() {
         let queue = CallQueue::new(1000, Arc::default());
-        (1..=3).for_each(|id| queue.push(call(id)).expect("inside the window"));
-        let Turn::Issue(first) = queue.next(false) else { panic!("a call waits") };
-        assert_eq!(first.id, CallId(1));
+        (1..=3).for_each(|id| queue.push(&mut call(id)).expect("inside the window"));
+        assert_eq!(take(&queue, false), [1]);
         queue.join();
         assert_eq!(queue.hand_on(), Some(true), "nobody waits for the role, so a thread is needed");
-        let Turn::Issue(second) = queue.next(false) else { panic!("a call waits") };
-        assert_eq!(second.id, CallId(2));
+        assert_eq!(take(&queue, false), [2]);
         queue.end(false);
-        assert!(
-            matches!(queue.next(true), Turn::Issue(third) if third.id == CallId(3)),
-            "nothing queued is lost"
-        );
-        assert!(matches!(queue.next(true), Turn::End));
+        assert_eq!(take(&queue, true), [3], "nothing queued is lost");
+        assert_eq!(take(&queue, true), []);
+    }
+
+    #[test]
+    fn a_group_keeps_its_calls_apart_and_ends_with_one_that_can_wait() {
+        let mut group = Group::default();
+        for id in 1..=3 {
+            assert!(!group.is_full());
+            group.arguments().extend(vec![id; usize::from(id)]);
+            group.add(CallId(u32::from(id)), if id == 3 { 0x0101 } else { 0x0701 });
+        }
+        assert!(group.is_full());
+        let found: Vec<_> = group.calls().map(|call| (call.id.0, call.arguments.to_vec())).collect();
+        assert_eq!(found, [(1, vec![1]), (2, vec![2; 2]), (3, vec![3; 3])]);
+        group.clear();
+        (0..GROUP_CALLS).for_each(|_| group.add(CallId(1), 0x0701));
+        assert!(group.is_full(), "or with as many as there may be");
+    }
+
+    #[test]
+    fn what_is_pushed_comes_out_whatever_lay_in_the_group_before() {
+        let queue = CallQueue::new(1000, Arc::default());
+        let mut issued = call(7);
+        for id in 1..=3 {
+            let mut read = call(id);
+            queue.push(&mut read).expect("inside the window");
+            assert!(read.is_empty() && read.arguments().is_empty());
+            assert!(queue.next(id > 1, &mut issued));
+            assert_eq!(issued.calls().map(|call| call.id.0).collect::<Vec<_>>(), [id]);
+        }
     }
 
     #[test]
     fn a_thread_that_waits_for_the_role_sees_the_end_when_its_holder_does() {
         let queue = CallQueue::new(1000, Arc::default());
-        queue.push(call(1)).expect("inside the window");
-        let Turn::Issue(_) = queue.next(false) else { panic!("a call waits") };
+        queue.push(&mut call(1)).expect("inside the window");
+        assert_eq!(take(&queue, false), [1]);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| matches!(queue.next(false), Turn::End));
+            let waiting = scope.spawn(|| take(&queue, false).is_empty());
             while queue.lock().waiting == 0 {
                 std::thread::yield_now();
             }
             queue.end(false);
             // The other is told, and finds the role taken.
             std::thread::sleep(std::time::Duration::from_millis(20));
-            assert!(matches!(queue.next(true), Turn::End));
+            assert_eq!(take(&queue, true), []);
             assert!(waiting.join().expect("no panic"));
         });
     }
 
     #[test]
     fn a_client_that_sends_more_than_its_window_is_at_fault() {
-        let queue = CallQueue::new(15, Arc::default());
-        queue.push(call(1)).expect("inside the window");
-        queue.push(call(2)).expect("one call may cross its edge");
-        assert!(queue.push(call(3)).is_err());
+        // A call without arguments counts as well: 16 bytes.
+        let queue = CallQueue::new(30, Arc::default());
+        queue.push(&mut call(1)).expect("inside the window");
+        queue.push(&mut call(2)).expect("one group may cross its edge");
+        assert!(queue.push(&mut call(3)).is_err());
     }
 }

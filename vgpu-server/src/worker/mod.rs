@@ -33,7 +33,7 @@ use proto::{Device, Malformed, Names};
 use transport::verbs::VerbsOptions;
 use transport::{Link, LinkError};
 
-use calls::{Call, CallQueue, Turn};
+use calls::{Call, CallQueue, Group, may_wait};
 use gpudirect::GpuDirect;
 use outbox::{Message, Outbox};
 use transfers::{Lender, Transfers};
@@ -64,7 +64,8 @@ impl Default for WorkerOptions {
             upload_bytes: 16 * 1024 * 1024,
             download_bytes: 8 * 1024 * 1024,
             download_slots: 8,
-            control_bytes: 1024 * 1024,
+            // Only a client that is far away goes to half of it: 8 MiB are under way at 15 ms.
+            control_bytes: 16 * 1024 * 1024,
             verbs: None,
             gpudirect: gpudirect::Policy::Auto,
             usage: Arc::default(),
@@ -117,6 +118,9 @@ impl std::fmt::Display for CallCounts {
     }
 }
 
+/// After how many bytes of issued calls the client is told.
+const ISSUED_BYTES: u64 = 256 * 1024;
+
 /// The most places for the window that a client may propose.
 const WINDOW_PROPOSALS: usize = 8;
 
@@ -154,7 +158,8 @@ pub fn serve(
         outbox: Arc::clone(&outbox),
         counts: Mutex::default(),
         unacknowledged: AtomicU64::new(0),
-        issued_quantum: options.control_bytes / 4,
+        // However large the window: a client that is near uses little of it.
+        issued_quantum: (options.control_bytes / 4).min(ISSUED_BYTES),
         malformed: Mutex::default(),
         gone: AtomicBool::new(false),
     });
@@ -283,21 +288,40 @@ struct Worker {
 impl Worker {
     /// The reader thread: until the link ends or the client is at fault.
     fn read(&self, link: &dyn Link, frames: &mut FrameReader) -> SessionEnd {
+        let mut group = Group::default();
         loop {
-            match self.read_frame(link, frames) {
-                Ok(true) => {}
-                Ok(false) => return SessionEnd::Farewell,
+            let more = match self.read_frame(link, frames, &mut group) {
+                Ok(more) => more,
                 Err(end) => return end,
+            };
+            // Calls that have come together are queued together; for others nothing waits.
+            if (!more || group.is_full() || !frames.has_frame())
+                && let Err(malformed) = self.queue.push(&mut group)
+            {
+                return SessionEnd::Malformed(malformed);
+            }
+            if !more {
+                return SessionEnd::Farewell;
             }
         }
     }
 
-    /// Takes one frame; whether more will come.
-    fn read_frame(&self, link: &dyn Link, frames: &mut FrameReader) -> Result<bool, SessionEnd> {
+    /// Takes one frame, and adds a call that is to be queued to `group`; whether more will come.
+    fn read_frame(
+        &self,
+        link: &dyn Link,
+        frames: &mut FrameReader,
+        group: &mut Group,
+    ) -> Result<bool, SessionEnd> {
         let mut read = |into: &mut [u8]| link.receive(into);
         let header = frames.header(&mut read)?;
+        if header.opcode >= FIRST_CALL {
+            frames.append_arguments(header.length, group.arguments(), &mut read)?;
+            self.take_call(&header, group).map_err(SessionEnd::Malformed)?;
+            return Ok(true);
+        }
         let mut arguments = Vec::new();
-        if header.opcode < 0x0100 && header.length > GREETING_LIMIT {
+        if header.length > GREETING_LIMIT {
             return Err(SessionEnd::Malformed(Malformed::new("control message", format_args!("{header:?}"))));
         }
         frames.arguments(header.length, &mut arguments, &mut read)?;
@@ -307,31 +331,39 @@ impl Worker {
             frames.bulk(span.map_err(SessionEnd::Malformed)?.write(), &mut read)?;
             return Ok(true);
         }
-        self.take(header, arguments).map_err(SessionEnd::Malformed)
+        self.take_control(&header, &arguments).map_err(SessionEnd::Malformed)
     }
 
-    fn take(&self, header: Header, arguments: Vec<u8>) -> Result<bool, Malformed> {
-        if header.bulk != 0 {
-            return Err(Malformed::new("frame", format_args!("bulk bytes where none belong: {header:?}")));
+    /// Makes a call whose arguments lie at the end of `group`, if the reader may, or adds it.
+    fn take_call(&self, header: &Header, group: &mut Group) -> Result<(), Malformed> {
+        no_bulk(header)?;
+        let is_first = group.is_empty();
+        group.add(header.call, header.opcode);
+        if is_first && self.cannot_wait(header.opcode) && self.queue.issue_now() {
+            let made = group.calls().try_for_each(|call| self.make(&call, Outbox::send_now));
+            self.queue.issued_now();
+            group.clear();
+            made?;
         }
+        Ok(())
+    }
+
+    fn take_control(&self, header: &Header, arguments: &[u8]) -> Result<bool, Malformed> {
+        no_bulk(header)?;
         match header.opcode {
-            Pulled::OPCODE => self.transfers.pulled(Pulled::read(&arguments)?)?,
-            HostMemory::OPCODE => self.transfers.host_memory(HostMemory::read(&arguments)?)?,
-            Emptied::OPCODE => self.transfers.emptied(Emptied::read(&arguments)?)?,
-            GateOpen::OPCODE => self.transfers.open_gate(GateOpen::read(&arguments)?)?,
+            Pulled::OPCODE => self.transfers.pulled(Pulled::read(arguments)?)?,
+            HostMemory::OPCODE => self.transfers.host_memory(HostMemory::read(arguments)?)?,
+            Emptied::OPCODE => self.transfers.emptied(Emptied::read(arguments)?)?,
+            GateOpen::OPCODE => self.transfers.open_gate(GateOpen::read(arguments)?)?,
             Farewell::OPCODE => {
-                Farewell::read(&arguments)?;
+                Farewell::read(arguments)?;
                 return Ok(false);
             }
             opcode => {
-                let call = Call { id: header.call, opcode, arguments };
-                if self.cannot_wait(opcode) && self.queue.issue_now() {
-                    let made = self.make(&call, Outbox::send_now);
-                    self.queue.issued_now();
-                    made?;
-                } else {
-                    self.queue.push(call)?;
-                }
+                return Err(Malformed::new(
+                    "opcode",
+                    format_args!("{opcode:#06x} is no message of a client"),
+                ));
             }
         }
         Ok(true)
@@ -365,22 +397,31 @@ impl Worker {
 
     /// An issuer thread: takes turns at the queue until nothing more comes.
     fn issue(self: &Arc<Self>, link: &Arc<dyn Link>) {
-        let mut holding = false;
-        while let Turn::Issue(call) = self.queue.next(holding) {
-            holding = !may_wait(call.opcode) || !self.hand_on(link);
-            // Who has handed on is no longer known to the queue.
-            if !holding {
-                self.usage.enter();
-            }
-            let made = self.make(&call, Outbox::send);
-            if !holding {
-                self.usage.leave();
-            }
-            if let Err(malformed) = made {
-                *self.malformed.lock().unwrap_or_else(PoisonError::into_inner) = Some(malformed);
-                // The reader wakes up at the end of the link and ends the session.
-                link.shutdown();
-                break;
+        let (mut holding, mut group) = (false, Group::default());
+        while self.queue.next(holding, &mut group) {
+            holding = true;
+            for call in group.calls() {
+                // As with those that are queued yet.
+                if self.gone.load(Ordering::Acquire) {
+                    break;
+                }
+                // Only the last of them may wait.
+                holding = !may_wait(call.opcode) || !self.hand_on(link);
+                // Who has handed on is no longer known to the queue.
+                if !holding {
+                    self.usage.enter();
+                }
+                let made = self.make(&call, Outbox::send);
+                if !holding {
+                    self.usage.leave();
+                }
+                if let Err(malformed) = made {
+                    *self.malformed.lock().unwrap_or_else(PoisonError::into_inner) = Some(malformed);
+                    // The reader wakes up at the end of the link and ends the session.
+                    link.shutdown();
+                    self.queue.leave();
+                    return;
+                }
             }
         }
         self.queue.leave();
@@ -401,7 +442,7 @@ impl Worker {
     }
 
     /// Makes one call and answers it.
-    fn make(&self, call: &Call, send: fn(&Outbox, Message)) -> Result<(), Malformed> {
+    fn make(&self, call: &Call<'_>, send: fn(&Outbox, Message)) -> Result<(), Malformed> {
         let row = table::row(call.opcode)
             .ok_or_else(|| Malformed::new("opcode", format_args!("{:#06x} is no call", call.opcode)))?;
         self.follow_memory(call, false);
@@ -409,7 +450,7 @@ impl Worker {
         let mut value = Vec::new();
         let result = table::dispatch(
             call.opcode,
-            &call.arguments,
+            call.arguments,
             &*self.device,
             &*self.transfers,
             &self.names,
@@ -418,7 +459,7 @@ impl Worker {
         if result.is_ok() {
             self.follow_memory(call, true);
             self.busy.end(call.opcode, before);
-            self.usage.made(call.opcode, &call.arguments);
+            self.usage.made(call.opcode, call.arguments);
         }
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner).0.entry(row.name).or_default() += 1;
         let error = result.err().map_or(0, |error| error.0);
@@ -457,10 +498,10 @@ impl Worker {
     }
 
     /// Keeps the network's registrations of device memory in step with what is there.
-    fn follow_memory(&self, call: &Call, done: bool) {
+    fn follow_memory(&self, call: &Call<'_>, done: bool) {
         let direct = self.transfers.direct();
         if let Some(gpudirect) = direct.and_then(|direct| direct.gpudirect.as_ref()) {
-            gpudirect.follow(call.opcode, &call.arguments, done);
+            gpudirect.follow(call.opcode, call.arguments, done);
         }
     }
 
@@ -507,12 +548,16 @@ impl Busy {
     }
 }
 
+/// Bulk bytes come with few messages, which have been taken before.
+fn no_bulk(header: &Header) -> Result<(), Malformed> {
+    if header.bulk == 0 {
+        return Ok(());
+    }
+    Err(Malformed::new("frame", format_args!("bulk bytes where none belong: {header:?}")))
+}
+
+/// Opcodes below are control messages.
+const FIRST_CALL: u16 = 0x0100;
 const CTX_SYNCHRONIZE: u16 = 0x0101;
 const MEM_GET_INFO: u16 = 0x0305;
 const MEMCPY_D_TO_H: u16 = 0x0311;
-
-/// Whether a call can wait for the device, so that others must be able to go on meanwhile.
-fn may_wait(opcode: u16) -> bool {
-    // Synchronize context, stream, event; copy to the host.
-    matches!(opcode, 0x0101 | 0x0503 | 0x0604 | 0x0311)
-}

@@ -70,7 +70,7 @@ impl Usage {
             // Begins and ends memory: the calls between are of the same chapter, and rare.
             MEM_MAP | MEM_UNMAP | MEM_CREATE..=MEM_UNMAP_PHYSICAL => self.memory().follow(opcode, arguments),
             _ if opcode >> 8 == LAUNCH_CHAPTER => self.unwaited.store(true, Ordering::Relaxed),
-            _ if super::may_wait(opcode) => self.unwaited.store(false, Ordering::Relaxed),
+            _ if super::calls::may_wait(opcode) => self.unwaited.store(false, Ordering::Relaxed),
             _ => {}
         }
     }
