@@ -2,10 +2,10 @@
 //!
 //! | folder | what |
 //! | --- | --- |
-//! | `bin` | `vgpu`, the server, and the verbs plug-in where it can be built |
+//! | `bin` | `vgpu`, `vgpu-bench`, the server, and the verbs plug-in where it can be built |
 //! | `lib` | the client's libraries, for `LD_LIBRARY_PATH` and `LD_PRELOAD`; the plug-in again |
 //! | `lib/soft` | the software GPU as a CUDA driver, for programs on this machine |
-//! | `share` | manual pages and completions of `vgpu` |
+//! | `share` | manual pages and completions of `vgpu` and `vgpu-bench` |
 //! | `samples` | the examples, by MPI; under `static` with NVIDIA's runtime linked in |
 
 use std::path::{Path, PathBuf};
@@ -43,13 +43,14 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome<Pat
     Ok(dist)
 }
 
-/// Has `vgpu` describe itself; what an older one wrote goes.
+/// Has the tools describe themselves; what an older one wrote goes.
 fn pages(dist: &Path) -> Outcome {
     let share = dist.join("share");
     if share.exists() {
         std::fs::remove_dir_all(&share).doing(format_args!("removing {}", share.display()))?;
     }
-    finish(Command::new(dist.join("bin/vgpu")).arg("pages").arg(&share))
+    let tools = ["bin/vgpu", "bin/vgpu-bench"].map(|tool| dist.join(tool));
+    tools.iter().try_for_each(|tool| finish(Command::new(tool).arg("pages").arg(&share)))
 }
 
 /// What cargo builds, and where it goes.
@@ -62,6 +63,7 @@ struct Product {
 
 const PRODUCTS: &[Product] = &[
     Product { package: "vgpu-cli", artifact: "vgpu", path: "bin/vgpu", links: &[] },
+    Product { package: "vgpu-bench", artifact: "vgpu-bench", path: "bin/vgpu-bench", links: &[] },
     Product {
         package: "vgpu-server",
         artifact: "vgpu-server",
