@@ -6,7 +6,8 @@
 //! | `lib` | the client's libraries, for `LD_LIBRARY_PATH` and `LD_PRELOAD`; the plug-in again |
 //! | `lib/soft` | the software GPU as a CUDA driver, for programs on this machine |
 //! | `share` | manual pages and completions of `vgpu` and `vgpu-bench` |
-//! | `samples` | the examples, by MPI; under `static` with NVIDIA's runtime linked in |
+//! | `samples` | the examples, by MPI; under `static` with NVIDIA's runtime linked in; under `alone` without MPI, too |
+//! | `commit` | which sources all this is made of |
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,6 +38,8 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome<Pat
             }
         }
         pages(&dist)?;
+        let note = dist.join(COMMIT);
+        std::fs::write(&note, workspace.commit() + "\n").doing(format_args!("writing {}", note.display()))?;
         plugin::build(workspace, &dist)
     })?;
     step("compiling the samples", || samples::build(workspace, toolchain))?;
@@ -52,6 +55,9 @@ fn pages(dist: &Path) -> Outcome {
     let tools = ["bin/vgpu", "bin/vgpu-bench"].map(|tool| dist.join(tool));
     tools.iter().try_for_each(|tool| finish(Command::new(tool).arg("pages").arg(&share)))
 }
+
+/// Names the sources, where they are not at hand.
+pub(crate) const COMMIT: &str = "commit";
 
 /// What cargo builds, and where it goes.
 struct Product {
