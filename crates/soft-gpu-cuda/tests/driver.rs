@@ -119,10 +119,10 @@ fn a_module_that_is_loaded_before_the_first_allocation_sees_its_memory() {
         let driver = Driver::open().unwrap();
         assert!(driver.devices().unwrap() > 0 && !driver.is_client());
         let device = driver.device(0).unwrap();
-        let kernel = device.kernel(ADD, c"add").unwrap();
+        let adder = device.adder().unwrap();
         let memory = device.allocate(8).unwrap();
         device.copy_to_device(&memory, &1_u64.to_le_bytes()).unwrap();
-        device.launch(kernel, &memory, 41).unwrap();
+        device.launch(adder, &memory, 41).unwrap();
         let mut sum = [0; 8];
         device.copy_to_host(&mut sum, &memory).unwrap();
         assert_eq!(u64::from_le_bytes(sum), 42);
@@ -131,26 +131,12 @@ fn a_module_that_is_loaded_before_the_first_allocation_sees_its_memory() {
         let mut locked = device.page_locked(8).unwrap();
         locked.copy_from_slice(&7_u64.to_le_bytes());
         device.copy_to_device_by_stream(&memory, &locked).unwrap();
-        device.launch(kernel, &memory, 1).unwrap();
+        device.launch(adder, &memory, 1).unwrap();
         device.synchronize().unwrap();
         device.copy_to_host_by_stream(&mut locked, &memory).unwrap();
         assert_eq!(locked[..], 8_u64.to_le_bytes());
     });
 }
-
-const ADD: &std::ffi::CStr = c"
-.version 6.0
-.target sm_50
-.address_size 64
-.visible .entry add(.param .u64 sum, .param .u64 number)
-{
-    .reg .u64 %rd<3>;
-    ld.param.u64 %rd1, [sum];
-    ld.param.u64 %rd2, [number];
-    red.global.add.u64 [%rd1], %rd2;
-    ret;
-}
-";
 
 #[test]
 fn errors_keep_their_numbers() {

@@ -1,9 +1,7 @@
 //! The device that is measured, as a program sees it.
 
-use std::ffi::CStr;
-
 use cuda_types::CuResult;
-use nvidia::plain::{Device, Driver, Kernel, Memory, PageLocked};
+use nvidia::plain::{Adder, Device, Driver, Memory, PageLocked};
 
 use crate::message::{Facts, HostMemory};
 
@@ -31,7 +29,7 @@ pub(crate) trait Subject {
 #[derive(Debug)]
 pub(crate) struct Gpu<'a> {
     device: Device<'a>,
-    kernel: Kernel,
+    adder: Adder,
     sum: Memory<'a>,
     memory: Memory<'a>,
     pageable: Vec<u8>,
@@ -41,11 +39,11 @@ pub(crate) struct Gpu<'a> {
 impl<'a> Gpu<'a> {
     /// Makes the device ready for copies of up to `largest` bytes.
     pub(crate) fn new(device: Device<'a>, largest: usize) -> CuResult<Gpu<'a>> {
-        let kernel = device.kernel(KERNEL, c"add")?;
+        let adder = device.adder()?;
         let sum = device.allocate(SUM_BYTES)?;
         device.copy_to_device(&sum, &[0; SUM_BYTES])?;
         let (memory, locked) = (device.allocate(largest)?, device.page_locked(largest)?);
-        Ok(Gpu { device, kernel, sum, memory, pageable: vec![0; largest], locked })
+        Ok(Gpu { device, adder, sum, memory, pageable: vec![0; largest], locked })
     }
 
     /// What the driver says about itself and the device.
@@ -62,7 +60,7 @@ impl Subject for Gpu<'_> {
     }
 
     fn add(&mut self, number: u64) -> CuResult<()> {
-        self.device.launch(self.kernel, &self.sum, number)
+        self.device.launch(self.adder, &self.sum, number)
     }
 
     fn read_sum(&mut self, to: &mut [u8]) -> CuResult<()> {
@@ -107,21 +105,5 @@ impl Subject for Gpu<'_> {
         self.device.copy_to_host(bytes, &self.memory)
     }
 }
-
-/// The oldest target that is compiled for every device of interest.
-const KERNEL: &CStr = c"
-.version 6.0
-.target sm_50
-.address_size 64
-.visible .entry add(.param .u64 sum, .param .u64 number)
-{
-    .reg .u64 %rd<4>;
-    ld.param.u64 %rd1, [sum];
-    ld.param.u64 %rd2, [number];
-    cvta.to.global.u64 %rd1, %rd1;
-    atom.global.add.u64 %rd3, [%rd1], %rd2;
-    ret;
-}
-";
 
 const SUM_BYTES: usize = size_of::<u64>();

@@ -69,6 +69,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Outcome {
     if record.failures.is_empty() { Ok(()) } else { Err(Failure::Check(record.failures.join("\n\n"))) }
 }
 
+/// The same machinery where there is no GPU, once and quickly: so that it works when there is one.
+pub(crate) fn check(workspace: &Workspace, dist: &Path) -> Outcome {
+    let output = Some(workspace.target.join("gpu-validate-soft.md"));
+    let prebuilt = Some(dist.to_path_buf());
+    run(workspace, &Options { driver: Driver::Soft, prebuilt, output, pairs: 1, quick: true })
+}
+
 /// Where the section goes, found before anything is measured.
 fn page(workspace: &Workspace, options: &Options) -> Outcome<PathBuf> {
     if let Some(file) = &options.output {
@@ -222,12 +229,13 @@ impl Validation<'_> {
                 let verified = run.succeeded && run.verdict(name).is_some_and(|verdict| verdict.verified);
                 sample.verified += usize::from(verified && pair > 0);
                 if !verified {
-                    failures.push(format!("{name} did not verify {side}\n{}", run.report()));
+                    let log = launcher.server_log();
+                    let report = format!("{}\nthe server's log:\n{log}", run.report());
+                    failures.push(format!("{name} did not verify {side}\n{report}"));
                 }
             }
             // It will not be better the next time.
             if !failures.is_empty() {
-                failures.push(format!("the server's log:\n{}", launcher.server_log()));
                 break;
             }
         }
