@@ -1,21 +1,22 @@
 //! The variables with which a program is started.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use crate::failure::Outcome;
 use crate::libraries::{Libraries, MAJORS};
 
 /// Variables and their values, in the order in which they are shown.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Variables(pub(crate) Vec<(&'static str, OsString)>);
+pub struct Variables(pub Vec<(&'static str, OsString)>);
 
 impl Variables {
     /// What a program needs that uses `majors` of the runtime (both if that is not known), beside what `current` holds.
     ///
     /// Both lists of the loader are needed: LD_PRELOAD comes before a program's RPATH and brings us into programs with a
     /// static runtime; LD_LIBRARY_PATH serves those that open a library by name later.
-    pub(crate) fn new(
+    pub fn new(
         libraries: &Libraries,
         majors: &[u32],
         list: Option<&str>,
@@ -40,9 +41,23 @@ impl Variables {
         Ok(Variables(variables))
     }
 
+    /// What a program needs that shall use the libraries of this machine: `current` without what [`Variables::new`] puts
+    /// before it. An empty value is as good as none.
+    pub fn without(libraries: &Libraries, current: &dyn Fn(&str) -> Option<OsString>) -> Variables {
+        let is_folder = |path: &Path| path.canonicalize().is_ok_and(|path| path == libraries.folder);
+        let rest = |name: &'static str, separators: &[u8], is_ours: &dyn Fn(&Path) -> bool| {
+            let there = current(name).unwrap_or_default();
+            let entries = there.as_bytes().split(|byte| separators.contains(byte)).map(OsStr::from_bytes);
+            let others = entries.filter(|entry| !is_ours(Path::new(entry))).map(OsStr::as_bytes);
+            (name, OsString::from_vec(others.collect::<Vec<_>>().join(&b':')))
+        };
+        let preload = rest("LD_PRELOAD", b": ", &|path| libraries.holds(path));
+        Variables(vec![preload, rest("LD_LIBRARY_PATH", b":", &is_folder)])
+    }
+
     /// What else a program needs whose devices are software: such a device compiles PTX and runs no machine code, which
     /// some libraries prefer to make.
-    pub(crate) fn ask_for_ptx(&mut self, current: &dyn Fn(&str) -> Option<OsString>) {
+    pub fn ask_for_ptx(&mut self, current: &dyn Fn(&str) -> Option<OsString>) {
         if current(CUPY_PTX).is_none() {
             self.0.push((CUPY_PTX, OsString::from("1")));
         }
@@ -54,7 +69,6 @@ const CUPY_PTX: &str = "CUPY_COMPILE_WITH_PTX";
 
 /// `first` before the entries that are there already, which are not repeated.
 fn before(first: &[OsString], there: Option<OsString>, separators: &[u8]) -> OsString {
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
     let there = there.unwrap_or_default();
     let entries = there.as_bytes().split(|byte| separators.contains(byte)).map(OsStr::from_bytes);
     // In LD_LIBRARY_PATH an empty entry among others is the working folder: it stays.
@@ -117,6 +131,23 @@ mod tests {
         let mut variables = Variables::default();
         variables.ask_for_ptx(&|name| (name == "CUPY_COMPILE_WITH_PTX").then(|| "0".into()));
         assert_eq!(variables, Variables::default());
+    }
+
+    #[test]
+    fn a_program_of_this_machine_gets_what_was_there_before_us() {
+        let (folder, libraries) = libraries(&["libcudart.so.13", "libcuda.so.1"]);
+        let libraries = Libraries { folder: libraries.folder.canonicalize().unwrap() };
+        let folder = folder.path().display();
+        let current = |name: &str| match name {
+            "LD_PRELOAD" => {
+                Some(format!("{folder}/libcudart.so.13:/x/libasan.so:{folder}/libcuda.so.1").into())
+            }
+            "LD_LIBRARY_PATH" => Some(format!("{folder}:{folder}/soft:/opt/lib").into()),
+            _ => None,
+        };
+        let variables = Variables::without(&libraries, &current);
+        assert_eq!(text(&variables, "LD_PRELOAD").as_deref(), Some("/x/libasan.so"));
+        assert_eq!(text(&variables, "LD_LIBRARY_PATH"), Some(format!("{folder}/soft:/opt/lib")));
     }
 
     #[test]

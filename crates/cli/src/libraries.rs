@@ -8,13 +8,13 @@ use crate::failure::{Failure, Outcome};
 
 /// The folder that holds the client libraries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Libraries {
-    pub(crate) folder: PathBuf,
+pub struct Libraries {
+    pub folder: PathBuf,
 }
 
 impl Libraries {
     /// Finds the folder: what `VGPU_LIBRARY_PATH` names, else `../lib` beside this program, else the system's folders.
-    pub(crate) fn find() -> Outcome<Libraries> {
+    pub fn find() -> Outcome<Libraries> {
         let own = std::env::current_exe()
             .map_err(|error| Failure::own(format_args!("finding this program: {error}")))?;
         let named = std::env::var_os("VGPU_LIBRARY_PATH");
@@ -43,7 +43,7 @@ impl Libraries {
     }
 
     /// The entry library of a major.
-    pub(crate) fn cudart(&self, major: u32) -> Outcome<PathBuf> {
+    pub fn cudart(&self, major: u32) -> Outcome<PathBuf> {
         self.required(&format!("libcudart.so.{major}"))
     }
 
@@ -56,12 +56,12 @@ impl Libraries {
     }
 
     /// A library that a release may have or not.
-    pub(crate) fn optional(&self, name: &str) -> Option<PathBuf> {
+    pub fn optional(&self, name: &str) -> Option<PathBuf> {
         Some(self.folder.join(name)).filter(|path| path.is_file())
     }
 
     /// Whether a file is one of ours, also behind a link.
-    pub(crate) fn holds(&self, path: &Path) -> bool {
+    pub fn holds(&self, path: &Path) -> bool {
         let behind = path.canonicalize().ok();
         let beside = path.parent().and_then(|folder| folder.canonicalize().ok());
         let folders = [beside.as_deref(), behind.as_deref().and_then(Path::parent)];
@@ -80,10 +80,10 @@ fn candidates(named: Option<&OsStr>, own: &Path) -> Vec<PathBuf> {
 }
 
 /// The library behind all others.
-pub(crate) const CORE: &str = "libvgpu_core.so";
+pub const CORE: &str = "libvgpu_core.so";
 
 /// The majors of NVIDIA's runtime that have an entry library.
-pub(crate) const MAJORS: [u32; 2] = [12, 13];
+pub const MAJORS: [u32; 2] = [12, 13];
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::soft::StartDevices;
+
 /// Runs CUDA programs on GPUs of other machines.
 #[derive(Debug, Parser)]
 #[command(
@@ -131,17 +133,6 @@ pub(crate) struct Coverage {
     /// The program to look at; it is not started
     #[arg(value_name = "CMD", num_args = 0.., trailing_var_arg = true)]
     pub(crate) command: Vec<OsString>,
-}
-
-/// Starts private software devices that end with the process behind standard input.
-#[derive(Args, Debug)]
-pub(crate) struct StartDevices {
-    /// Where their sockets lie; removed at their end
-    #[arg(long)]
-    pub(crate) folder: PathBuf,
-
-    #[arg(long)]
-    pub(crate) count: u16,
 }
 
 /// Writes manual pages and completions below a folder, laid out as in /usr/share.

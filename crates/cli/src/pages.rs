@@ -14,24 +14,31 @@ pub(crate) fn write(options: &options::Pages) -> Outcome {
     let failed = |error: std::io::Error| {
         Failure::own(format_args!("writing pages to {}: {error}", options.folder.display()))
     };
-    let at = |folder: &str| {
-        let folder = options.folder.join(folder);
+    describe(&shown(), &options.folder).map_err(failed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes manual pages and completions of a program below a folder, laid out as in /usr/share.
+pub fn describe(program: &clap::Command, folder: &Path) -> std::io::Result<()> {
+    let name = program.get_name().to_owned();
+    let at = |part: &str| {
+        let folder = folder.join(part);
         std::fs::create_dir_all(&folder).map(|()| folder)
     };
-    let mut command = shown();
+    let mut command = program.clone();
     command.build();
-    manuals(&command, &at("man/man1").map_err(failed)?).map_err(failed)?;
+    manuals(&command, &at("man/man1")?)?;
     let completions = [
-        (Shell::Bash, "bash-completion/completions", "vgpu"),
-        (Shell::Zsh, "zsh/vendor-completions", "_vgpu"),
-        (Shell::Fish, "fish/vendor_completions.d", "vgpu.fish"),
+        (Shell::Bash, "bash-completion/completions", name.clone()),
+        (Shell::Zsh, "zsh/vendor-completions", format!("_{name}")),
+        (Shell::Fish, "fish/vendor_completions.d", format!("{name}.fish")),
     ];
     for (shell, folder, file) in completions {
         let mut text = Vec::new();
-        clap_complete::generate(shell, &mut shown(), "vgpu", &mut text);
-        std::fs::write(at(folder).map_err(failed)?.join(file), text).map_err(failed)?;
+        clap_complete::generate(shell, &mut program.clone(), &name, &mut text);
+        std::fs::write(at(folder)?.join(file), text)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// The command line without what is hidden, which completions would show.
@@ -53,10 +60,11 @@ fn manuals(command: &clap::Command, folder: &Path) -> std::io::Result<()> {
         clap_mangen::Man::new(command.clone().name(name)).render(&mut text)?;
         std::fs::write(folder.join(format!("{name}.1")), text)
     };
-    page(command, "vgpu")?;
+    let program = command.get_name();
+    page(command, program)?;
     let tasks = command.get_subcommands().filter(|task| task.get_name() != "help");
     for task in tasks {
-        page(task, &format!("vgpu-{}", task.get_name()))?;
+        page(task, &format!("{program}-{}", task.get_name()))?;
     }
     Ok(())
 }

@@ -51,18 +51,9 @@ pub(crate) fn run(options: &options::Run) -> Outcome {
     Err(Failure::unusable(format_args!("{}: {error}", program.path.display())))
 }
 
-/// The list that is to be set: what an option says, or what the environment holds already. It is refused if it cannot be
-/// read; with private devices there is none yet.
+/// The list that is to be set; with private devices there is none yet.
 pub(crate) fn named_list(launch: &Launch) -> Outcome<Option<String>> {
-    if launch.soft.is_some() {
-        return Ok(None);
-    }
-    let named = servers::named(launch.servers.as_deref()).map_err(|reason| {
-        Failure::own(format_args!("{reason}; or use -s \"host:0\", or --soft for a device in software"))
-    })?;
-    servers::places(&named).map_err(Failure::own)?;
-    // The libraries read the older variable and the file themselves.
-    Ok(Some(named).filter(|named| matches!(named.by.as_str(), "-s" | "VGPU_SERVER")).map(|named| named.text))
+    if launch.soft.is_some() { Ok(None) } else { servers::list(launch.servers.as_deref()) }
 }
 
 /// A variable of the environment.

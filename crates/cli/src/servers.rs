@@ -9,35 +9,48 @@ use proto::DeviceFacts;
 use proto::handshake::Status;
 use transport::{Address, SocketLink};
 
+use crate::failure::{Failure, Outcome};
+
 /// Where a device of the list is.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) address: Address,
-    pub(crate) transport: Transport,
+pub struct Place {
+    pub address: Address,
+    pub transport: Transport,
 }
 
 /// What a server said.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    pub(crate) facts: DeviceFacts,
+pub struct Answer {
+    pub facts: DeviceFacts,
     /// Of the protocol.
-    pub(crate) version: u16,
+    pub version: u16,
     /// From a question to its answer, the shortest of some.
-    pub(crate) round_trip: Duration,
+    pub round_trip: Duration,
     /// How busy the device is, if that was asked and the server knows the question.
-    pub(crate) status: Option<Status>,
+    pub status: Option<Status>,
 }
 
 /// The list that option `-s` or the environment names, and by which word.
-pub(crate) fn named(option: Option<&str>) -> Result<Named, String> {
+pub fn named(option: Option<&str>) -> Result<Named, String> {
     match option {
         Some(text) => Ok(Named { by: "-s".to_owned(), text: text.to_owned() }),
         None => Named::find(&variable),
     }
 }
 
+/// The list that is to be set for a program: what an option says, or what the environment holds already. It is refused if
+/// it cannot be read.
+pub fn list(option: Option<&str>) -> Outcome<Option<String>> {
+    let named = named(option).map_err(|reason| {
+        Failure::own(format_args!("{reason}; or use -s \"host:0\", or --soft for a device in software"))
+    })?;
+    places(&named).map_err(Failure::own)?;
+    // The libraries read the older variable and the file themselves.
+    Ok(Some(named).filter(|named| matches!(named.by.as_str(), "-s" | "VGPU_SERVER")).map(|named| named.text))
+}
+
 /// The devices of a list, in order.
-pub(crate) fn places(named: &Named) -> Result<Vec<Place>, String> {
+pub fn places(named: &Named) -> Result<Vec<Place>, String> {
     let default = Transport::by_default(&variable)?;
     let first = named.devices()?.into_iter().filter_map(|device| device.servers.into_iter().next());
     Ok(first
@@ -46,16 +59,12 @@ pub(crate) fn places(named: &Named) -> Result<Vec<Place>, String> {
 }
 
 /// A variable of the environment, as text.
-pub(crate) fn variable(name: &str) -> Option<String> {
+pub fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|text| text.to_string_lossy().into_owned())
 }
 
 /// Greets all servers at once; `with_status` asks them how busy their devices are.
-pub(crate) fn greet_all(
-    places: &[Place],
-    times: u32,
-    with_status: bool,
-) -> Vec<Result<Answer, ConnectError>> {
+pub fn greet_all(places: &[Place], times: u32, with_status: bool) -> Vec<Result<Answer, ConnectError>> {
     let what = format!("greeting {} servers", places.len());
     crate::progress::during(&what, || {
         std::thread::scope(|scope| {

@@ -21,12 +21,11 @@ use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 use tempfile::TempDir;
 
 use crate::failure::{Failure, Outcome};
-use crate::options;
 use crate::progress;
 
 /// Whose end is the end of the devices.
 #[derive(Debug)]
-pub(crate) struct Lifeline {
+pub struct Lifeline {
     /// What the servers watch.
     watched: OwnedFd,
     /// What the program must keep open, where the kernel has no process descriptors: the other end of a pipe.
@@ -35,7 +34,7 @@ pub(crate) struct Lifeline {
 
 impl Lifeline {
     /// This process, and the program that takes its place.
-    pub(crate) fn own() -> Outcome<Lifeline> {
+    pub fn own() -> Outcome<Lifeline> {
         match pidfd_open(getpid(), PidfdFlags::empty()) {
             Ok(watched) => Ok(Lifeline { watched, kept: None }),
             // Linux before 5.3, and containers that know no newer calls.
@@ -52,7 +51,7 @@ impl Lifeline {
     }
 
     /// Another process.
-    pub(crate) fn of(process: i32) -> Outcome<Lifeline> {
+    pub fn of(process: i32) -> Outcome<Lifeline> {
         let watched = Pid::from_raw(process).ok_or(Errno::SRCH);
         let watched = watched.and_then(|process| pidfd_open(process, PidfdFlags::empty()));
         let watched = watched.map_err(|error| Failure::own(format_args!("--until {process}: {error}")))?;
@@ -60,7 +59,7 @@ impl Lifeline {
     }
 
     /// Leaves to the program what it must keep. Called last before the exec.
-    pub(crate) fn hand_over(self) -> Outcome<()> {
+    pub fn hand_over(self) -> Outcome<()> {
         let Some(kept) = self.kept else { return Ok(()) };
         let handed = fcntl_setfd(&kept, FdFlags::empty());
         // It stays open: the program has it under the same number.
@@ -69,8 +68,21 @@ impl Lifeline {
     }
 }
 
-/// Starts `count` devices and waits until all of them listen; answers their list.
-pub(crate) fn start(count: u16, lifeline: &Lifeline) -> Outcome<String> {
+/// The hidden task of every program that calls [`start`]: starts private software devices that end with the process behind
+/// standard input.
+#[derive(clap::Args, Debug)]
+pub struct StartDevices {
+    /// Where their sockets lie; removed at their end
+    #[arg(long)]
+    folder: PathBuf,
+
+    #[arg(long)]
+    count: u16,
+}
+
+/// Starts `count` devices and waits until all of them listen; answers their list. This program has a task `start-devices`
+/// that calls [`start_devices`].
+pub fn start(count: u16, lifeline: &Lifeline) -> Outcome<String> {
     let own = std::env::current_exe()
         .map_err(|error| Failure::own(format_args!("finding this program: {error}")))?;
     let stdin = lifeline.watched.try_clone();
@@ -91,7 +103,7 @@ pub(crate) fn start(count: u16, lifeline: &Lifeline) -> Outcome<String> {
 }
 
 /// In the process between: starts the servers, prints the list when all of them listen, and leaves them alone.
-pub(crate) fn start_devices(options: &options::StartDevices) -> Outcome {
+pub fn start_devices(options: &StartDevices) -> Outcome {
     let server = server()?;
     let sockets: Vec<PathBuf> =
         (0..options.count).map(|number| options.folder.join(format!("{number}.sock"))).collect();

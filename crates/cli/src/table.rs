@@ -4,22 +4,22 @@ use std::fmt;
 
 /// Rows of cells under a header; each column as wide as its widest cell.
 #[derive(Debug, Default)]
-pub(crate) struct Table {
+pub struct Table {
     /// Cells, and whether the last one may reach over the columns that follow.
     rows: Vec<(Vec<String>, bool)>,
 }
 
 impl Table {
-    pub(crate) fn new(header: &[&str]) -> Table {
+    pub fn new(header: &[&str]) -> Table {
         Table { rows: vec![(header.iter().map(|cell| (*cell).to_owned()).collect(), false)] }
     }
 
-    pub(crate) fn push(&mut self, row: Vec<String>) {
+    pub fn push(&mut self, row: Vec<String>) {
         self.rows.push((row, false));
     }
 
     /// A row whose last cell is a sentence and reaches over the columns that follow.
-    pub(crate) fn push_wide(&mut self, row: Vec<String>) {
+    pub fn push_wide(&mut self, row: Vec<String>) {
         self.rows.push((row, true));
     }
 }
@@ -45,7 +45,7 @@ impl fmt::Display for Table {
 }
 
 /// Words in lines of at most 100 columns, indented by two.
-pub(crate) fn wrapped<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+pub fn wrapped<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let mut lines = vec![String::from(" ")];
     for word in words {
         if lines.last().is_some_and(|line| line.len() > 1 && line.len() + 1 + word.len() > 100) {

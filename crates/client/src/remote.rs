@@ -25,6 +25,11 @@ const PROPOSALS: u64 = 8;
 /// How far apart the proposals lie: beyond the windows of all devices that a list may have.
 const PROPOSAL_STRIDE: u64 = 64 * WINDOW_BYTES;
 
+/// Where the window of device `ordinal` of a list may begin, in the order in which the places are proposed.
+pub fn window_bases(ordinal: u64) -> impl Iterator<Item = u64> {
+    (0..PROPOSALS).map(move |proposal| WINDOW_BASE + proposal * PROPOSAL_STRIDE + ordinal * WINDOW_BYTES)
+}
+
 /// Reserves address space of this process, so that nothing else is put there and stray accesses fault: base, bytes.
 /// `false` if something lies there already.
 pub type Reserve = fn(u64, u64) -> bool;
@@ -164,8 +169,7 @@ impl Remote {
         let wanted = verbs::wanted(self.transport, &*greeted.link, &self.environment).map_err(|error| {
             ConnectError::Verbs { peer: self.address.to_string(), reason: error.to_string() }
         })?;
-        for proposal in 0..PROPOSALS {
-            let base = WINDOW_BASE + proposal * PROPOSAL_STRIDE + self.ordinal * WINDOW_BYTES;
+        for base in window_bases(self.ordinal) {
             if !(self.reserve)(base, WINDOW_BYTES) {
                 continue;
             }

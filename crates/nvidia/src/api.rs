@@ -121,6 +121,10 @@ api! {
     cuMemFreeHost(*mut c_void);
     cuMemHostGetDevicePointer_v2(*mut u64, *mut c_void, c_uint);
     cuMemGetInfo_v2(*mut usize, *mut usize);
+    cuMemAlloc_v2(*mut u64, usize);
+    cuMemFree_v2(u64);
+    cuMemcpyHtoD_v2(u64, *const c_void, usize);
+    cuMemcpyDtoH_v2(*mut c_void, u64, usize);
     cuMemcpyHtoDAsync_v2(u64, *const c_void, usize, u64);
     cuMemcpyDtoHAsync_v2(*mut c_void, u64, usize, u64);
     cuMemcpyDtoDAsync_v2(u64, u64, usize, u64);

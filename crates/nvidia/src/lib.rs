@@ -9,6 +9,7 @@
 //! * [`library`]: which `libcuda` is opened, and what is refused
 //! * [`device`]: [`NvidiaGpu`]: opening, facts, the context of each thread
 //! * `memory`, `module`, `stream`, `event`, `launch`, `gate`, `array`: the chapters of the table
+//! * [`plain`]: the driver as a program uses it that knows nothing of us
 //! * `printed`: what kernels print
 //! * `names`: the variables of a module, which the driver cannot list
 
@@ -24,6 +25,7 @@ pub mod library;
 mod memory;
 mod module;
 mod names;
+pub mod plain;
 mod printed;
 mod stream;
 

@@ -83,6 +83,12 @@ impl Drop for LibraryFolder {
 
 /// The functions of the installed driver.
 pub(crate) fn open() -> Result<Api, Unavailable> {
+    let (api, is_client) = open_any()?;
+    if is_client { Err(Unavailable::OwnClient) } else { Ok(api) }
+}
+
+/// The functions of whatever driver a program of this process would find, and whether that is our client's library.
+pub(crate) fn open_any() -> Result<(Api, bool), Unavailable> {
     // SAFETY: loading the system's driver runs its constructors, as every CUDA program does.
     if !unsafe { sys::is_culib_present() } {
         return Err(Unavailable::NotFound);
@@ -90,11 +96,9 @@ pub(crate) fn open() -> Result<Api, Unavailable> {
     // SAFETY: a library is there, so this does not panic.
     let library = unsafe { sys::culib() };
     // SAFETY: only its presence is asked for; the symbol is not used.
-    if unsafe { library.get::<*const ()>(CLIENT_MARKER) }.is_ok() {
-        return Err(Unavailable::OwnClient);
-    }
+    let is_client = unsafe { library.get::<*const ()>(CLIENT_MARKER) }.is_ok();
     // SAFETY: the library of this name is a CUDA driver.
-    Ok(unsafe { Api::load() })
+    Ok((unsafe { Api::load() }, is_client))
 }
 
 /// Says to a program that was started anew where its driver is.

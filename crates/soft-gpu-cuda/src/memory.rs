@@ -13,16 +13,24 @@ use crate::virtual_memory::own_window;
 /// The alignment of every allocation.
 const ALIGNMENT: u64 = 256;
 
-fn allocate(opened: &Opened, bytes: usize) -> CuResult<u64> {
-    if bytes == 0 {
-        return Err(CuError::INVALID_VALUE);
-    }
+/// Takes addresses for `cuMemAlloc`, if that has not been done. They come from one place, which the device's compiler
+/// must know: a program may load a module before it allocates.
+pub(crate) fn take_window(opened: &Opened) -> CuResult<()> {
     let mut books = opened.books();
     if books.window.is_none() {
         let (base, length) = own_window(ordinal_of(current_context())?)?;
         opened.device.reserve_window(base, length)?;
         books.window = Some(Window::new(base, length));
     }
+    Ok(())
+}
+
+fn allocate(opened: &Opened, bytes: usize) -> CuResult<u64> {
+    if bytes == 0 {
+        return Err(CuError::INVALID_VALUE);
+    }
+    take_window(opened)?;
+    let mut books = opened.books();
     let window = books.window.as_mut().ok_or(CuError::OUT_OF_MEMORY)?;
     let placed = window.allocate(bytes as u64, ALIGNMENT).map_err(|_| CuError::OUT_OF_MEMORY)?;
     let backed = match placed.new_chunk {

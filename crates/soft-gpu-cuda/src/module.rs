@@ -9,6 +9,7 @@ use fatbin::{Image, cubin, header_len};
 use crate::edge::{Function, Module, Opened, current};
 use crate::entries;
 use crate::link;
+use crate::memory;
 use crate::pointers::{Host, Out, Text};
 
 /// The bytes of an image of which only the address is known.
@@ -37,6 +38,11 @@ pub(crate) fn image_bytes(image: Host) -> CuResult<Vec<u8>> {
 fn load(opened: &Opened, images: &[Vec<u8>]) -> CuResult<u64> {
     for image in images {
         Image::classify(image).map_err(|_| CuError::INVALID_IMAGE)?;
+    }
+    match memory::take_window(opened) {
+        // The program has reserved addresses of its own choice.
+        Ok(()) | Err(CuError::ILLEGAL_STATE) => {}
+        Err(error) => return Err(error),
     }
     let images = images.iter().map(Vec::as_slice).collect();
     let (module, facts) = opened.device.cuModuleLoadData(images)?;

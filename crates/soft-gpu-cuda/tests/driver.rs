@@ -10,6 +10,7 @@ use std::time::Duration;
 use cuda_types::{CUdeviceptr, CUstream, CuError};
 use nvidia::NvidiaGpu;
 use nvidia::api::Api;
+use nvidia::plain::Driver;
 use proto::{ContextCalls, Device, EventCalls, MemoryCalls, StreamCalls};
 
 /// Runs `body` in a process where the software GPU is the only driver.
@@ -109,6 +110,31 @@ fn a_stream_waits_at_a_gate_and_callbacks_run_behind_it() {
         assert_eq!(gpu.cuStreamQuery(stream), Err(CuError::NOT_READY));
         gpu.gate_open(gate).unwrap();
         gpu.cuCtxSynchronize().unwrap();
+    });
+}
+
+#[test]
+fn a_module_that_is_loaded_before_the_first_allocation_sees_its_memory() {
+    with_driver("a_module_that_is_loaded_before_the_first_allocation_sees_its_memory", || {
+        let driver = Driver::open().unwrap();
+        assert!(driver.devices().unwrap() > 0 && !driver.is_client());
+        let device = driver.device(0).unwrap();
+        let adder = device.adder().unwrap();
+        let memory = device.allocate(8).unwrap();
+        device.copy_to_device(&memory, &1_u64.to_le_bytes()).unwrap();
+        device.launch(adder, &memory, 41).unwrap();
+        let mut sum = [0; 8];
+        device.copy_to_host(&mut sum, &memory).unwrap();
+        assert_eq!(u64::from_le_bytes(sum), 42);
+        assert_eq!(device.copy_to_host(&mut [0; 9], &memory), Err(CuError::INVALID_VALUE));
+
+        let mut locked = device.page_locked(8).unwrap();
+        locked.copy_from_slice(&7_u64.to_le_bytes());
+        device.copy_to_device_by_stream(&memory, &locked).unwrap();
+        device.launch(adder, &memory, 1).unwrap();
+        device.synchronize().unwrap();
+        device.copy_to_host_by_stream(&mut locked, &memory).unwrap();
+        assert_eq!(locked[..], 8_u64.to_le_bytes());
     });
 }
 

@@ -9,6 +9,7 @@ use crate::bench;
 use crate::demo;
 use crate::dist;
 use crate::driver;
+use crate::gpu_validate;
 use crate::launch::{Launcher, Way};
 use crate::packages;
 use crate::plugin;
@@ -23,7 +24,7 @@ use crate::workspace::{Failure, Outcome, Workspace, finish, is_installed, step};
 /// Which checks run.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Options {
-    /// Only the checks whose name contains this word: format, lints, tests, dependencies, samples, programs, vgpu run, packages, control, verbs
+    /// Only the checks whose name contains this word: format, lints, tests, dependencies, samples, programs, vgpu run, gpu-validate, packages, control, verbs
     #[arg(long)]
     only: Option<String>,
     /// Also the kernels of cuda-python, Numba and CuPy, whose wheels are 150 MB
@@ -95,6 +96,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("programs through cudarc, on the software GPU's libcuda", Check::Program(programs_through_cudarc)),
     ("driver API: programs over TCP, through cudarc, and over Unix sockets", Check::Program(driver::check)),
     ("vgpu run, on private software devices", Check::Program(tool::check)),
+    ("gpu-validate, the software GPU in the place of a GPU", Check::Program(gpu_validate::check)),
     ("packages, installed on a machine without Rust", Check::Program(packages::check)),
     (PYTHON, Check::Program(python::check)),
     ("control: nothing passes on a driver that does nothing", Check::Program(negative_control)),

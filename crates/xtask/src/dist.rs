@@ -2,11 +2,12 @@
 //!
 //! | folder | what |
 //! | --- | --- |
-//! | `bin` | `vgpu`, the server, and the verbs plug-in where it can be built |
+//! | `bin` | `vgpu`, `vgpu-bench`, the server, and the verbs plug-in where it can be built |
 //! | `lib` | the client's libraries, for `LD_LIBRARY_PATH` and `LD_PRELOAD`; the plug-in again |
 //! | `lib/soft` | the software GPU as a CUDA driver, for programs on this machine |
-//! | `share` | manual pages and completions of `vgpu` |
-//! | `samples` | the examples, by MPI; under `static` with NVIDIA's runtime linked in |
+//! | `share` | manual pages and completions of `vgpu` and `vgpu-bench` |
+//! | `samples` | the examples, by MPI; under `static` with NVIDIA's runtime linked in; under `alone` without MPI, too |
+//! | `commit` | which sources all this is made of |
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,20 +38,26 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome<Pat
             }
         }
         pages(&dist)?;
+        let note = dist.join(COMMIT);
+        std::fs::write(&note, workspace.commit() + "\n").doing(format_args!("writing {}", note.display()))?;
         plugin::build(workspace, &dist)
     })?;
     step("compiling the samples", || samples::build(workspace, toolchain))?;
     Ok(dist)
 }
 
-/// Has `vgpu` describe itself; what an older one wrote goes.
+/// Has the tools describe themselves; what an older one wrote goes.
 fn pages(dist: &Path) -> Outcome {
     let share = dist.join("share");
     if share.exists() {
         std::fs::remove_dir_all(&share).doing(format_args!("removing {}", share.display()))?;
     }
-    finish(Command::new(dist.join("bin/vgpu")).arg("pages").arg(&share))
+    let tools = ["bin/vgpu", "bin/vgpu-bench"].map(|tool| dist.join(tool));
+    tools.iter().try_for_each(|tool| finish(Command::new(tool).arg("pages").arg(&share)))
 }
+
+/// Names the sources, where they are not at hand.
+pub(crate) const COMMIT: &str = "commit";
 
 /// What cargo builds, and where it goes.
 struct Product {
@@ -62,6 +69,7 @@ struct Product {
 
 const PRODUCTS: &[Product] = &[
     Product { package: "vgpu-cli", artifact: "vgpu", path: "bin/vgpu", links: &[] },
+    Product { package: "vgpu-bench", artifact: "vgpu-bench", path: "bin/vgpu-bench", links: &[] },
     Product {
         package: "vgpu-server",
         artifact: "vgpu-server",

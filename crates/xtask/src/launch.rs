@@ -110,6 +110,17 @@ impl Run {
         run(limited().args(words).envs(Mpi::ENVIRONMENT))
     }
 
+    /// Runs a program on this machine's own driver: without libraries of ours, whatever the shell has set.
+    pub(crate) fn native(program: &Path) -> Outcome<Run> {
+        let mut command = limited();
+        command.env_remove("LD_PRELOAD");
+        if let Some(path) = std::env::var_os("LD_LIBRARY_PATH") {
+            let others = std::env::split_paths(&path).filter(|folder| !folder.join(OUR_CORE).exists());
+            command.env("LD_LIBRARY_PATH", std::env::join_paths(others).unwrap_or_default());
+        }
+        run(command.arg(program))
+    }
+
     /// The fields of the line `<name>: VERIFIED ranks=4 devices=2 seconds=0.12`, if the program printed one.
     pub(crate) fn verdict(&self, name: &str) -> Option<Verdict> {
         let line = self.output.lines().find_map(|line| {
@@ -164,6 +175,9 @@ fn run(command: &mut Command) -> Outcome<Run> {
         command: text,
     })
 }
+
+/// Lies beside every library of ours.
+const OUR_CORE: &str = "libvgpu_core.so";
 
 /// A program that hangs must not hang us.
 const LIMIT_SECONDS: &str = "180";

@@ -12,6 +12,7 @@
 //! * [`launch`]: one program run on these servers, and what it said
 //! * [`demo`]: the samples under both MPIs, as a table
 //! * [`bench`]: the product beside raw sockets
+//! * [`gpu_validate`]: the product on an NVIDIA GPU, beside the GPU itself; [`gpu_page`]: what it writes
 //! * [`checks`]: what continuous integration runs
 //! * [`driver`]: of these, the programs of the driver API; [`python`]: libraries that compile kernels in Python
 //! * [`tool`]: of these, the check of `vgpu run`
@@ -29,6 +30,8 @@ mod debian;
 mod demo;
 mod dist;
 mod driver;
+mod gpu_page;
+mod gpu_validate;
 mod guest;
 mod launch;
 mod packages;
@@ -71,6 +74,8 @@ enum Task {
     Test(checks::Options),
     /// Measures the product beside raw sockets, on the null device, and prints a table
     Bench(bench::Options),
+    /// Measures samples and calls on this machine's GPU, natively and through a server, and writes them down
+    GpuValidate(gpu_validate::Options),
     /// Inside the virtual machine of the verbs check
     #[command(hide = true)]
     VerbsGuest(guest::Options),
@@ -102,6 +107,7 @@ fn run(workspace: &Workspace, task: Task) -> Outcome {
         Task::Demo(options) => demo::run(workspace, &options),
         Task::Test(options) => checks::run(workspace, &options),
         Task::Bench(options) => bench::run(workspace, &options),
+        Task::GpuValidate(options) => gpu_validate::run(workspace, &options),
         Task::VerbsGuest(options) => guest::run(workspace, &options),
         Task::WithoutVerbs => without_verbs::inside(),
     }

@@ -2,7 +2,7 @@
 //!
 //! | package | what |
 //! | --- | --- |
-//! | `vgpu-client` | `vgpu`, the client's libraries, manual pages, completions |
+//! | `vgpu-client` | `vgpu`, `vgpu-bench`, the client's libraries, manual pages, completions |
 //! | `vgpu-server` | the server, its systemd unit and settings |
 //! | `vgpu-verbs` | the verbs plug-in; the only one that depends on libibverbs |
 
@@ -59,7 +59,7 @@ fn stage(dist: &Path, stage: &Path) -> Outcome<bool> {
         std::fs::copy(from, to).doing(format_args!("copying {}", from.display())).map(|_| ())
     };
     let strip = |file: &Path| finish(Command::new("strip").arg("--strip-unneeded").arg(file));
-    for program in ["vgpu", "vgpu-server"] {
+    for program in ["vgpu", "vgpu-bench", "vgpu-server"] {
         let to = stage.join("bin").join(program);
         copy(&dist.join("bin").join(program), &to)?;
         strip(&to)?;
@@ -191,16 +191,19 @@ const EXPECTED: &[(&str, &str)] = &[
     ("vgpu run --soft=2 -- /samples/static", "reduce_atomics: ok"),
     ("vgpu run --soft=2 -- vgpu devices", "vgpu software GPU"),
     ("vgpu run --soft -- vgpu doctor -- /samples/static", "nothing is wrong"),
+    ("vgpu-bench --soft --quick", "to the host, page-locked"),
     ("VGPUSvr --version", "vgpu-server 0."),
 ];
 
 /// Some files of each kind.
-const INSTALLED: [&str; 7] = [
+const INSTALLED: [&str; 9] = [
     "usr/bin/vgpu",
+    "usr/bin/vgpu-bench",
     "usr/lib/vgpu/libcudart.so.13",
     "usr/lib/vgpu/libcuda.so",
     "usr/share/bash-completion/completions/vgpu",
     "usr/share/man/man1/vgpu-run.1.gz",
+    "usr/share/man/man1/vgpu-bench.1.gz",
     "lib/systemd/system/vgpu-server@.service",
     "etc/vgpu/server-0.env",
 ];

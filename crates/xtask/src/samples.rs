@@ -44,6 +44,11 @@ pub(crate) fn sample(dist: &Path, name: &str, mpi: Mpi, runtime: Runtime) -> Pat
     runtime.folder(dist).join(mpi.name()).join(name)
 }
 
+/// Where a sample lies that needs no MPI: one rank, with NVIDIA's runtime linked in.
+pub(crate) fn alone(dist: &Path, name: &str) -> PathBuf {
+    dist.join("samples/alone").join(name)
+}
+
 /// Where a test lies.
 pub(crate) fn test(dist: &Path, name: &str, runtime: Runtime) -> PathBuf {
     runtime.folder(dist).join("tests").join(name)
@@ -153,6 +158,14 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome {
                 flags: vec![],
             });
         }
+    }
+    for name in SAMPLES {
+        let folder = examples.join("alone");
+        let sources =
+            [examples.join(name).with_extension("cu"), examples.join("sample.h"), folder.join("mpi.h")];
+        let flags = vec![format!("-I{}", folder.display())];
+        let program = alone(&dist, name);
+        jobs.push(Job { program, sources: sources.into(), runtime: Runtime::Static, flags });
     }
     jobs.extend(driver_jobs(workspace, &dist)?);
     jobs.retain(|job| !job.is_current());

@@ -75,6 +75,18 @@ impl Workspace {
         self.root.join("crates").join(name).join("Cargo.toml").is_file()
     }
 
+    /// The commit that is checked out, and whether the files are others; `unknown` where nobody can tell.
+    pub(crate) fn commit(&self) -> String {
+        let ask = |words: &[&str]| {
+            let output = self.command("git").args(words).stderr(Stdio::null()).output().ok()?;
+            let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            output.status.success().then_some(text)
+        };
+        let Some(commit) = ask(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".to_owned() };
+        let is_clean = ask(&["status", "--porcelain"]).is_some_and(|changes| changes.is_empty());
+        if is_clean { commit } else { commit + ", changed" }
+    }
+
     /// Where downloaded tools are kept.
     pub(crate) fn toolchain(&self) -> PathBuf {
         self.root.join("target/toolchain")
