@@ -30,6 +30,8 @@ pub(crate) struct Progress {
 type Few<T> = SmallVec<[T; 8]>;
 
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+/// How soon a send buffer is looked at again that is being filled.
+const LOOK_SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000 };
 /// How soon a link that was awaited is looked at again.
 const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
@@ -83,11 +85,17 @@ impl Progress {
     }
 
     fn run(&self) {
+        let mut look_soon = false;
         loop {
             let sessions = self.living();
             let idle: Few<&Session> =
                 sessions.iter().map(|session| &**session).filter(|session| !session.is_awaited()).collect();
-            let readable = self.wait(&idle, idle.len() < sessions.len());
+            let patience = match (look_soon, idle.len() < sessions.len()) {
+                (true, _) => Some(&LOOK_SOON),
+                (false, true) => Some(&LOOK_AGAIN),
+                (false, false) => None,
+            };
+            let readable = self.wait(&idle, patience);
             for (session, readable) in idle.iter().zip(readable) {
                 if readable && !session.is_awaited() {
                     session.read_available();
@@ -96,8 +104,9 @@ impl Progress {
             drop(idle);
             drop(sessions);
             // Anew: the signal may have been for a session that came while this thread slept.
+            look_soon = false;
             for session in self.living() {
-                session.serve();
+                look_soon |= session.serve();
             }
         }
     }
@@ -109,7 +118,7 @@ impl Progress {
     }
 
     /// Waits for the signal or for one of the links; which of them can be read.
-    fn wait(&self, idle: &[&Session], look_again: bool) -> Few<bool> {
+    fn wait(&self, idle: &[&Session], patience: Option<&Timespec>) -> Few<bool> {
         let mut descriptors: Few<PollFd<'_>> =
             smallvec![PollFd::from_borrowed_fd(self.signal.as_fd(), PollFlags::IN)];
         descriptors.extend(
@@ -118,7 +127,7 @@ impl Progress {
         // A link that fails here says so when it is read.
         let mut ready: Few<bool> =
             idle.iter().map(|session| session.link.prepare_sleep().unwrap_or(true)).collect();
-        let timeout = if ready.contains(&true) { Some(&AT_ONCE) } else { look_again.then_some(&LOOK_AGAIN) };
+        let timeout = if ready.contains(&true) { Some(&AT_ONCE) } else { patience };
         // Interrupted or failed: look at everything, none is readable.
         let _ = poll(&mut descriptors, timeout);
         let signalled = !descriptors[0].revents().is_empty();
@@ -160,9 +169,10 @@ impl Progress {
 }
 
 impl Session {
-    /// Sends what is due: pulled bytes, control messages, what posts left behind.
-    fn serve(&self) {
-        self.write_leftovers();
+    /// Sends what is due: pulled bytes, control messages, what posts left behind. Whether to look again soon.
+    fn serve(&self) -> bool {
+        let look_soon = self.write_leftovers();
         self.send_pulled();
+        look_soon
     }
 }

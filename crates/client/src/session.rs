@@ -97,9 +97,26 @@ pub(crate) struct Outgoing {
     next_mark: u64,
     /// Bytes of `bytes` that are known to be issued.
     issued_bytes: u64,
-    /// The progress thread has been told that the buffer is not empty.
+    /// The progress thread has been told that the buffer is not empty, or looks by itself.
     announced: bool,
+    watch: Watch,
 }
+
+/// What the progress thread makes of the send buffer.
+///
+/// What is posted after a quiet time is sent at once. A program that goes on posting fills whole buffers and sends them
+/// itself, so the progress thread, looking by itself now, lets it: each of its own sends would hold up the poster, and
+/// wake the worker for little. It sends when nothing was added between two looks, or what has lain for
+/// [`PATIENCE`] looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Watch {
+    Quiet,
+    /// It looks by itself: calls that were there at the last look, looks since something was left lying.
+    Busy { calls: CallId, left: u32 },
+}
+
+/// How many times what a poster adds to is left lying.
+const PATIENCE: u32 = 4;
 
 /// The send buffer is written when it holds this much.
 const FLUSH_BYTES: usize = 32 * 1024;
@@ -135,6 +152,7 @@ impl Session {
                 next_mark: 0,
                 issued_bytes: 0,
                 announced: false,
+                watch: Watch::Quiet,
             }),
             frames: Mutex::new(greeted.frames),
             state: Mutex::new(State::new(began.staging_bytes, window)),
@@ -294,7 +312,7 @@ impl Session {
             self.link.send(&all)
         };
         out.buffer.clear();
-        out.announced = false;
+        out.announced = out.watch != Watch::Quiet;
         sent.map_err(|error| self.lose(&error))
     }
 
@@ -405,16 +423,23 @@ impl Session {
         self.state().lost.map_or(Ok(()), Err)
     }
 
-    /// The progress thread writes what others left behind.
-    pub(crate) fn write_leftovers(&self) {
+    /// The progress thread writes what others left behind; whether it shall look again [soon](Watch).
+    pub(crate) fn write_leftovers(&self) -> bool {
         let controls = std::mem::take(&mut self.state().controls);
         if self.check_link().is_err() {
-            return;
+            return false;
         }
         let mut out = self.outgoing();
+        let is_urgent = !controls.is_empty();
         out.buffer.extend_from_slice(&controls);
-        // A lost link is remembered and told by the next call.
-        let _ = self.flush_locked(&mut out);
+        let (send, watch) = out.looked(is_urgent);
+        out.watch = watch;
+        out.announced = watch != Watch::Quiet;
+        if send {
+            // A lost link is remembered and told by the next call.
+            let _ = self.flush_locked(&mut out);
+        }
+        watch != Watch::Quiet
     }
 
     /// The link is gone: says so once, and lets every waiting thread know.
@@ -574,6 +599,21 @@ fn descriptors(link: &dyn Link) -> impl Iterator<Item = i32> {
 }
 
 impl Outgoing {
+    /// What a look of the progress thread comes to: whether it sends, and how it goes on.
+    fn looked(&self, is_urgent: bool) -> (bool, Watch) {
+        let calls = self.next_call;
+        let is_empty = self.buffer.is_empty();
+        match self.watch {
+            Watch::Quiet if is_empty => (false, Watch::Quiet),
+            Watch::Quiet => (true, Watch::Busy { calls, left: 0 }),
+            Watch::Busy { calls: before, .. } if before == calls => (true, Watch::Quiet),
+            Watch::Busy { left, .. } if is_empty || is_urgent || left == PATIENCE => {
+                (true, Watch::Busy { calls, left: 0 })
+            }
+            Watch::Busy { left, .. } => (false, Watch::Busy { calls, left: left + 1 }),
+        }
+    }
+
     #[cold]
     fn mark(&mut self, call: CallId) {
         self.next_mark = self.bytes + MARK_BYTES;
