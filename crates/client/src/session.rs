@@ -119,7 +119,7 @@ enum Watch {
 const PATIENCE: u32 = 4;
 
 /// The send buffer is written when it holds this much.
-const FLUSH_BYTES: usize = 32 * 1024;
+const FLUSH_BYTES: usize = 64 * 1024;
 /// How finely `Outgoing::marks` follows the calls.
 const MARK_BYTES: u64 = 4 * 1024;
 
