@@ -216,6 +216,25 @@ fn the_service_manager_learns_when_clients_can_come_and_when_no_more() {
 }
 
 #[test]
+fn a_server_without_descriptors_waits_for_one() {
+    let server = Server::start("null");
+    let own = std::fs::read_dir(format!("/proc/{}/fd", server.process.id())).expect("Linux").count();
+    let limit = format!("--nofile={0}:{0}", own + 4);
+    let limited = Command::new("prlimit").args(["--pid", &server.process.id().to_string(), &limit]).status();
+    if !limited.is_ok_and(|status| status.success()) {
+        println!("skipped: prlimit cannot lower the limits of a process here");
+        return;
+    }
+    let strangers: Vec<_> = (0..16).map(|_| server.raw()).collect();
+    assert!(server.logged("could not be accepted"));
+    std::thread::sleep(Duration::from_millis(500));
+    // Ten times a second.
+    assert!((1..20).contains(&server.count("could not be accepted")));
+    drop(strangers);
+    assert!(server.connect().facts().name.contains("null"), "there are descriptors again");
+}
+
+#[test]
 fn a_port_that_is_taken_is_named_with_the_remedy() {
     let server = Server::start("null");
     let second = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))

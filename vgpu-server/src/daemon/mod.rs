@@ -90,14 +90,9 @@ async fn serve(options: Arc<Options>, facts: Arc<DeviceFacts>) -> Result<(), Str
     let mut sessions = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = accept_opt(first.as_ref()) => take(accepted, &mut sessions, &serving),
-            accepted = accept_opt(second.as_ref()) => take(accepted, &mut sessions, &serving),
-            accepted = accept_unix(unix.as_ref()) => match accepted {
-                Ok(stream) => {
-                    sessions.spawn(session(Client::Unix(stream), "a local program".into(), serving.clone()));
-                }
-                Err(error) => accept_failed(&error).await,
-            },
+            accepted = accept_opt(first.as_ref()) => take(accepted, &mut sessions, &serving).await,
+            accepted = accept_opt(second.as_ref()) => take(accepted, &mut sessions, &serving).await,
+            accepted = accept_unix(unix.as_ref()) => take(accepted, &mut sessions, &serving).await,
             Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -229,32 +224,34 @@ fn announce(options: &Options, facts: &DeviceFacts) {
     print!("{line}");
 }
 
-async fn accept_opt(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, SocketAddr)> {
+async fn accept_opt(listener: Option<&TcpListener>) -> std::io::Result<(Client, String)> {
     match listener {
-        Some(listener) => listener.accept().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn accept_unix(listener: Option<&UnixListener>) -> std::io::Result<UnixStream> {
-    match listener {
-        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
-        None => std::future::pending().await,
-    }
-}
-
-async fn accept_failed(error: &std::io::Error) {
-    tracing::warn!("a client could not be accepted: {error}");
-    // Out of descriptors, most likely: do not spin until one is free.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-}
-
-fn take(accepted: std::io::Result<(TcpStream, SocketAddr)>, sessions: &mut JoinSet<()>, serving: &Serving) {
-    match accepted {
-        Ok((stream, peer)) => {
-            sessions.spawn(session(Client::Tcp(stream), peer.to_string(), serving.clone()));
+        Some(listener) => {
+            listener.accept().await.map(|(stream, peer)| (Client::Tcp(stream), peer.to_string()))
         }
-        Err(error) => tracing::warn!("a client could not be accepted: {error}"),
+        None => std::future::pending().await,
+    }
+}
+
+async fn accept_unix(listener: Option<&UnixListener>) -> std::io::Result<(Client, String)> {
+    match listener {
+        Some(listener) => {
+            listener.accept().await.map(|(stream, _)| (Client::Unix(stream), "a local program".into()))
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn take(accepted: std::io::Result<(Client, String)>, sessions: &mut JoinSet<()>, serving: &Serving) {
+    match accepted {
+        Ok((client, peer)) => {
+            sessions.spawn(session(client, peer, serving.clone()));
+        }
+        Err(error) => {
+            tracing::warn!("a client could not be accepted: {error}");
+            // Out of descriptors, most likely: do not spin until one is free.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 }
 

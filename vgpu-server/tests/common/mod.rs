@@ -93,7 +93,12 @@ impl Server {
     }
 
     pub(crate) fn logged(&self, text: &str) -> bool {
-        eventually(|| self.log.lock().expect("no panic under this lock").contains(text))
+        eventually(|| self.count(text) > 0)
+    }
+
+    /// How often the log has a text by now.
+    pub(crate) fn count(&self, text: &str) -> usize {
+        self.log.lock().expect("no panic under this lock").matches(text).count()
     }
 }
 
