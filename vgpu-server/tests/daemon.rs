@@ -15,7 +15,7 @@ use proto::handshake::{AskStatus, Began, Begin, Hello, Status, Welcome};
 use proto::{ContextCalls, MemoryCalls};
 use transport::Address;
 
-use common::{PATIENCE, Server, begun, eventually, kill, quiet, round_trip};
+use common::{PATIENCE, Server, begun, begun_as, eventually, kill, quiet, round_trip};
 
 #[test]
 fn clients_that_only_enumerate_start_no_worker() {
@@ -308,6 +308,15 @@ fn a_client_without_a_context_is_told_who_uses_what() {
     assert_eq!(server.workers().len(), 1, "nobody who asks gets a worker");
     // The one that was greeted first can still begin, on the link over which it has never asked.
     round_trip(&looking.session().expect("a worker")).expect("a good link");
+}
+
+#[test]
+fn a_clients_name_is_shown_without_what_a_terminal_obeys() {
+    let server = Server::start("null");
+    let _client = begun_as(&server, "-\x1b[2J\n\0x[7]@host");
+    let status = server.connect().status().expect("this server tells");
+    assert_eq!(status.clients.len(), 1);
+    assert_eq!((status.clients[0].name.as_str(), status.clients[0].process), ("-?[2J??x[7]@host", Some(7)));
 }
 
 #[test]

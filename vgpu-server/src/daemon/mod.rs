@@ -317,7 +317,8 @@ fn start_worker(
         .args(["--window-base", &begin.window_base.to_string()])
         .args(["--window-bytes", &begin.window_bytes.to_string()])
         .args(begin.verbs.then_some("--verbs-wanted"))
-        .args(["--client", client])
+        // In one word: a name may begin as an option does.
+        .arg(format!("--client={client}"))
         .stdin(Stdio::from(socket))
         .stdout(Stdio::from(OwnedFd::from(answers)))
         // Ctrl-C is for the daemon, which drains.
@@ -334,12 +335,14 @@ async fn greet(
     serving: &Serving,
 ) -> Result<(Hello, Begin), Option<String>> {
     let first = tokio::time::timeout(GREETING_TIME, read_greeting(stream, &[Hello::OPCODE])).await;
-    let hello = match first {
+    let mut hello = match first {
         Ok(Ok(Some((_, bytes)))) => Hello::read(&bytes).map_err(|error| Some(error.to_string()))?,
         Ok(Ok(None)) => return Err(None),
         Ok(Err(reason)) => return Err(Some(reason)),
         Err(_) => return Err(Some("connected and said nothing".into())),
     };
+    // It is shown in the log and to other clients, whose terminals take it for what it says.
+    hello.client = hello.client.replace(char::is_control, "?");
     match hello.agree() {
         Ok(version) => {
             tracing::debug!("{} at {peer}: protocol {version}", hello.client);

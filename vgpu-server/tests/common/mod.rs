@@ -143,6 +143,11 @@ pub(crate) fn round_trip(session: &Session) -> Result<(), CuError> {
 
 /// Greets and gets a worker, by hand.
 pub(crate) fn begun(server: &Server) -> TcpStream {
+    begun_as(server, "by hand")
+}
+
+/// The same under a name.
+pub(crate) fn begun_as(server: &Server, name: &str) -> TcpStream {
     let mut stream = server.raw();
     let mut answer = |frame: Vec<u8>, opcode: u16| {
         stream.write_all(&frame).expect("sent");
@@ -152,7 +157,7 @@ pub(crate) fn begun(server: &Server) -> TcpStream {
         assert_eq!(header.opcode, opcode);
         stream.read_exact(&mut vec![0; header.length as usize]).expect("its arguments");
     };
-    answer(Hello::new("by hand".into()).frame(), Welcome::OPCODE);
+    answer(Hello::new(name.into()).frame(), Welcome::OPCODE);
     answer(Begin { window_base: 1 << 44, window_bytes: 1 << 30, verbs: false }.frame(), Began::OPCODE);
     stream
 }
