@@ -4,9 +4,10 @@ mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use client::remote::{WINDOW_BASE, WINDOW_BYTES};
 use client::server_list::Transport;
 use client::{ConnectError, Remote};
 use cuda_types::{CUstream, CuError};
@@ -247,6 +248,31 @@ fn a_port_that_is_taken_is_named_with_the_remedy() {
         message.contains(&server.port.to_string()) && message.contains("choose another -s or --port"),
         "{message}"
     );
+}
+
+#[test]
+fn no_two_devices_of_a_program_share_a_window() {
+    static TAKEN: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+    fn reserve(base: u64, _: u64) -> bool {
+        let mut taken = TAKEN.lock().expect("no panic under this lock");
+        let is_free = base != WINDOW_BASE && !taken.contains(&base);
+        taken.extend(is_free.then_some(base));
+        is_free
+    }
+    let server = Server::start("null");
+    let device = |ordinal| {
+        Remote::connect(server.address(), Transport::Auto, ordinal, Arc::new(quiet()), reserve)
+            .expect("the server is up")
+    };
+    let window = |remote: &Remote| {
+        remote.session().expect("a worker").cuMemAlloc(4096).expect("memory").0 / WINDOW_BYTES
+    };
+    // The second proposal of the one is the first of the other.
+    let (near, far) = (device(0), device(64));
+    let (one, other) = (window(&near), window(&far));
+    assert_ne!(one, other);
+    near.reset().expect("a reset always works");
+    assert_eq!(window(&near), one, "its own again");
 }
 
 #[test]
