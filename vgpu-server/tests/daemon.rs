@@ -191,6 +191,28 @@ fn a_server_on_a_lifeline_opens_no_port_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_server_whose_file_was_replaced_still_starts_workers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (program, socket) = (folder.path().join("server"), folder.path().join("device.sock"));
+    std::fs::copy(env!("CARGO_BIN_EXE_vgpu-server"), &program).expect("a copy");
+    let mut process = Command::new(&program)
+        .args(["--driver", "null", "--unix-only", "--lifeline", "--unix"])
+        .arg(&socket)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program is there");
+    let mut said = BufReader::new(process.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.starts_with("Serving ")));
+    std::fs::remove_file(&program).expect("it is there");
+    let remote = Remote::connect(Address::Unix(socket), Transport::Auto, 0, Arc::new(quiet()), |_, _| true);
+    let remote = remote.expect("the server is up");
+    round_trip(&remote.session().expect("a worker")).expect("a good link");
+    drop(process.stdin.take());
+    assert!(process.wait().expect("it runs").success());
+}
+
+#[test]
 fn the_service_manager_learns_when_clients_can_come_and_when_no_more() {
     let folder = tempfile::tempdir().expect("a folder");
     let (notify, socket) = (folder.path().join("notify"), folder.path().join("device.sock"));

@@ -311,7 +311,9 @@ fn start_worker(
 ) -> std::io::Result<(Child, UnixStream)> {
     let (questions, answers) = std::os::unix::net::UnixStream::pair()?;
     questions.set_nonblocking(true)?;
-    let child = Command::new(std::env::current_exe()?)
+    // When the file was replaced by another release, this process still has its own, which speaks as it does.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    let child = Command::new(program.unwrap_or_else(|| "/proc/self/exe".into()))
         .arg("--worker")
         .args(device_arguments(options))
         .args(["--window-base", &begin.window_base.to_string()])
