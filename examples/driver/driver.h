@@ -1,6 +1,5 @@
-// What the programs of the driver API share. Each is one program with one story; it prints `<name>: ok` and ends with
-// 0, or says what was wrong and ends with 1. Their kernels are in kernels.cu, which nvcc has made kernels.ptx and
-// kernels.fatbin of, beside the programs.
+// What the programs of the driver API share. Each is one program with one story and one verdict (expect.h). Their
+// kernels are in kernels.cu, which nvcc has made kernels.ptx and kernels.fatbin of, beside the programs.
 
 #ifndef VGPU_DRIVER_H
 #define VGPU_DRIVER_H
@@ -15,6 +14,8 @@
 
 #include <cuda.h>
 
+#include "../expect.h"
+
 #define CHECK(call)                                                                                        \
     do {                                                                                                   \
         CUresult result_ = (call);                                                                         \
@@ -26,23 +27,6 @@
             std::exit(1);                                                                                  \
         }                                                                                                  \
     } while (0)
-
-// Ends the program unless `condition` holds; the rest is a format with its values.
-#define EXPECT(condition, ...)                                                                             \
-    do {                                                                                                   \
-        if (!(condition)) {                                                                                \
-            std::fprintf(stderr, "%s:%d: expected %s: ", __FILE__, __LINE__, #condition);                  \
-            std::fprintf(stderr, __VA_ARGS__);                                                             \
-            std::fprintf(stderr, "\n");                                                                    \
-            std::exit(1);                                                                                  \
-        }                                                                                                  \
-    } while (0)
-
-inline int passed(const char *name)
-{
-    std::printf("%s: ok\n", name);
-    return 0;
-}
 
 // The path of a file beside the program.
 inline std::string beside(const char *program, const char *file)

@@ -1,5 +1,4 @@
-// What the tests share. Each is one program with one story; it prints `<name>: ok` and ends with 0, or says what
-// was wrong and ends with 1.
+// What the tests share. Each is one program with one story and one verdict (expect.h).
 
 #ifndef VGPU_TEST_H
 #define VGPU_TEST_H
@@ -11,6 +10,8 @@
 
 #include <cuda_runtime.h>
 
+#include "../expect.h"
+
 #define CHECK(call)                                                                                        \
     do {                                                                                                   \
         cudaError_t error_ = (call);                                                                       \
@@ -20,23 +21,6 @@
             std::exit(1);                                                                                  \
         }                                                                                                  \
     } while (0)
-
-// Ends the program unless `condition` holds; the rest is a format with its values.
-#define EXPECT(condition, ...)                                                                             \
-    do {                                                                                                   \
-        if (!(condition)) {                                                                                \
-            std::fprintf(stderr, "%s:%d: expected %s: ", __FILE__, __LINE__, #condition);                  \
-            std::fprintf(stderr, __VA_ARGS__);                                                             \
-            std::fprintf(stderr, "\n");                                                                    \
-            std::exit(1);                                                                                  \
-        }                                                                                                  \
-    } while (0)
-
-inline int passed(const char *name)
-{
-    std::printf("%s: ok\n", name);
-    return 0;
-}
 
 // Device memory of `count` values whose bytes are all 0xff, so that what no kernel wrote is known as such.
 template <typename T> T *poisoned(size_t count)

@@ -22,6 +22,12 @@ impl DeviceFacts {
     pub fn attribute(&self, number: i32) -> Option<i32> {
         self.attributes.get(usize::try_from(number).ok()?).copied().flatten()
     }
+
+    /// The identifier as NVML and nvidia-smi write it.
+    pub fn uuid_text(&self) -> String {
+        let hex: String = self.uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("GPU-{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    }
 }
 
 /// A kernel as its module describes it.

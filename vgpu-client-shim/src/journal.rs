@@ -3,9 +3,10 @@
 //! Errors and warnings only, as CUDA has it, and 25600 bytes of them. A line has a number that grows; what a program
 //! holds as a place in the log is the number of the next line.
 //!
-//! What must never happen: calling the program, or writing to its memory, under the lock of this module.
+//! What must never happen: calling the program, or writing to its memory, under a lock, of this module or any other. So
+//! lines that are said inside an entry point are told when the thread has left it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,6 +43,11 @@ static JOURNAL: Mutex<Option<Journal>> = Mutex::new(None);
 thread_local! {
     /// This thread tells listeners a line: what they cause to be said is not told.
     static TELLING: Cell<bool> = const { Cell::new(false) };
+    /// The entry points that this thread is in, one inside the other.
+    static INSIDE: Cell<u32> = const { Cell::new(0) };
+    /// Whether there are lines to be told behind them, and which.
+    static IS_WAITING: Cell<bool> = const { Cell::new(false) };
+    static WAITING: RefCell<Vec<(c_int, String)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Looks at what was said, or changes who is told.
@@ -49,17 +55,40 @@ pub(crate) fn with<T>(look: impl FnOnce(&mut Journal) -> T) -> T {
     look(JOURNAL.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
 }
 
-/// Keeps a line, and tells it; level 0 = error, 1 = warning.
+/// Does all of an entry point, which does not unwind; then tells what it has said.
+pub(crate) fn around<T>(entry_point: impl FnOnce() -> T) -> T {
+    INSIDE.set(INSIDE.get() + 1);
+    let result = entry_point();
+    INSIDE.set(INSIDE.get() - 1);
+    if INSIDE.get() == 0 && IS_WAITING.replace(false) {
+        // A thread that ends may have no room for them any more.
+        let lines = WAITING.try_with(RefCell::take).unwrap_or_default();
+        lines.iter().for_each(|(level, line)| tell(*level, line));
+    }
+    result
+}
+
+/// Keeps a line, and tells it, now or when this thread leaves its entry point; level 0 = error, 1 = warning.
 pub(crate) fn note(level: c_int, line: &str) {
-    let listeners = with(|journal| {
+    let is_heard = with(|journal| {
         journal.keep(line);
-        journal.listeners.clone()
+        !journal.listeners.is_empty()
     });
-    if listeners.is_empty() || TELLING.replace(true) {
+    if !is_heard || TELLING.get() {
         return;
     }
+    if INSIDE.get() == 0 {
+        return tell(level, line);
+    }
+    let kept = WAITING.try_with(|waiting| waiting.borrow_mut().push((level, line.to_owned())));
+    IS_WAITING.set(kept.is_ok());
+}
+
+fn tell(level: c_int, line: &str) {
+    let listeners = with(|journal| journal.listeners.clone());
     let mut message = line.as_bytes().to_vec();
     message.push(0);
+    TELLING.set(true);
     for Listener { callback, data, .. } in listeners {
         // SAFETY: the function and data that the program gave, and a text that ends with zero.
         unsafe { callback(data, level, message.as_mut_ptr().cast(), line.len()) };

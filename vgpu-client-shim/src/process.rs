@@ -1,7 +1,7 @@
 //! What the client crate needs of this process: threads that no signal reaches, address space, fork and exit.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use client::Environment;
@@ -53,12 +53,6 @@ pub(crate) fn environment() -> Arc<Environment> {
 
 /// Reserves address space that nothing occupies, so that a stray access of the program faults as with a real device.
 pub(crate) fn reserve(base: u64, bytes: u64) -> bool {
-    /// What is reserved stays so: a device that is reset uses its window again.
-    static RESERVED: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
-    let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
-    if reserved.contains(&(base, bytes)) {
-        return true;
-    }
     let (Ok(address), Ok(length)) = (usize::try_from(base), usize::try_from(bytes)) else { return false };
     let wanted = std::ptr::without_provenance_mut(address);
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
@@ -73,7 +67,6 @@ pub(crate) fn reserve(base: u64, bytes: u64) -> bool {
         unsafe { libc::munmap(got, length) };
         return false;
     }
-    reserved.push((base, bytes));
     true
 }
 
@@ -170,11 +163,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reserved_space_is_reserved_once_and_remembered() {
+    fn reserved_space_is_reserved_once() {
         let base = 0x3000_0000_0000;
         assert!(reserve(base, 1 << 21));
-        assert!(reserve(base, 1 << 21), "a device that is reset uses its window again");
-        assert!(!reserve(base, 1 << 22), "something lies there");
+        assert!(!reserve(base, 1 << 21) && !reserve(base, 1 << 22), "something lies there");
     }
 
     #[test]

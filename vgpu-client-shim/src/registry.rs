@@ -315,8 +315,8 @@ impl Fatbin {
         for global in &facts.globals {
             GLOBALS.add(device.ordinal, global.address, global.bytes);
         }
-        let functions =
-            facts.functions.into_iter().map(|function| (function.name.clone(), Arc::new(function)));
+        let functions = facts.functions.into_iter().map(bounded);
+        let functions = functions.map(|function| (function.name.clone(), Arc::new(function)));
         let globals = facts.globals.into_iter().map(|global| (global.name.clone(), global));
         Ok(Module { handle, functions: functions.collect(), globals: globals.collect() })
     }
@@ -487,6 +487,21 @@ pub(crate) fn unpack(function: &Function, packed: &[u8]) -> CuResult<Values> {
     Ok(values)
 }
 
+/// A kernel of a module. The sizes of its parameters say how much of the program's memory a launch reads, so they are not
+/// simply believed.
+fn bounded(mut function: FunctionFacts) -> FunctionFacts {
+    let bytes: u64 = function.parameters.iter().map(|size| u64::from(*size)).sum();
+    if bytes > MOST_PARAMETER_BYTES {
+        function
+            .unsupported
+            .get_or_insert(format!("{bytes} bytes of parameters are more than a kernel can have"));
+    }
+    function
+}
+
+/// CUDA C++ Programming Guide, "__global__ function parameters".
+const MOST_PARAMETER_BYTES: u64 = 32_764;
+
 /// The compute capability of a device: 75 for 7.5.
 fn capability(device: &Device) -> CuResult<u32> {
     let facts = device.facts()?;
@@ -516,6 +531,17 @@ fn change<T>(change: impl FnOnce(&mut Registry) -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_with_impossible_parameters_cannot_be_launched() {
+        let unsupported = |parameters: Vec<u32>| {
+            let offsets = vec![0; parameters.len()];
+            let (name, attributes) = ("kernel".into(), Vec::new());
+            bounded(FunctionFacts { name, parameters, offsets, attributes, unsupported: None }).unsupported
+        };
+        assert_eq!(unsupported(vec![8; 4095]), None);
+        assert!(unsupported(vec![8; 4096]).is_some() && unsupported(vec![u32::MAX; 3]).is_some());
+    }
 
     #[test]
     fn a_kernel_is_found_by_its_stub_and_by_its_handle_until_its_fatbin_goes() {

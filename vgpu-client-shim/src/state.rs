@@ -10,7 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cuda_types::{CUdeviceptr, CUstream, CuError, CuResult, Dim3};
 use proto::{DeviceFacts, StreamCalls};
@@ -27,7 +27,9 @@ pub(crate) struct Devices {
     all: Vec<Device>,
     /// Contexts that the program has made, in order of their ordinals; they stay when they are destroyed, and are
     /// used again.
-    further: RwLock<Vec<&'static Device>>,
+    ///
+    /// Every call looks at them, so they have places from the start and no lock.
+    further: [OnceLock<Device>; CONTEXT_LIMIT],
     /// Why there are none.
     refused: Option<CuError>,
 }
@@ -97,16 +99,20 @@ pub(crate) fn devices() -> &'static Devices {
                 .iter()
                 .enumerate()
                 .map(|(number, target)| Device::new(number, number, target.clone()));
-            Devices { all: all.collect(), further: RwLock::default(), refused: None }
+            Devices::new(all.collect(), None)
         }
         Err(reason) => {
             log::error(format_args!("{reason}"));
-            Devices { all: Vec::new(), further: RwLock::default(), refused: Some(CuError::NO_DEVICE) }
+            Devices::new(Vec::new(), Some(CuError::NO_DEVICE))
         }
     })
 }
 
 impl Devices {
+    fn new(all: Vec<Device>, refused: Option<CuError>) -> Devices {
+        Devices { all, further: [const { OnceLock::new() }; CONTEXT_LIMIT], refused }
+    }
+
     /// The number of devices; `NO_DEVICE` when there are none, or when no server of any can be reached.
     pub(crate) fn count(&self) -> CuResult<usize> {
         if let Some(error) = self.refused {
@@ -137,9 +143,8 @@ impl Devices {
         if let Some(device) = self.all.get(ordinal) {
             return Ok(device);
         }
-        let further = self.further.read().unwrap_or_else(PoisonError::into_inner);
         let index = ordinal.checked_sub(self.all.len());
-        let found = index.and_then(|index| further.get(index).copied());
+        let found = index.and_then(|index| self.further.get(index)?.get());
         found.ok_or(self.refused.unwrap_or(if self.all.is_empty() {
             CuError::NO_DEVICE
         } else {
@@ -160,31 +165,25 @@ impl Devices {
 
     /// Every context.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Device> {
-        let further = self.further.read().unwrap_or_else(PoisonError::into_inner).clone();
-        self.all.iter().chain(further)
+        self.all.iter().chain(self.further.iter().map_while(OnceLock::get))
     }
 
     /// A context beside the primary one on the device of a number, for `cuCtxCreate`. `is_free` tells of a context
     /// that was made before whether it was destroyed.
-    pub(crate) fn add_context(
-        &self,
-        number: i32,
-        is_free: impl Fn(&Device) -> bool,
-    ) -> CuResult<&'static Device> {
+    pub(crate) fn add_context(&self, number: i32, is_free: impl Fn(&Device) -> bool) -> CuResult<&Device> {
         let primary = self.get(number)?;
-        let mut further = self.further.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(free) = further.iter().find(|device| device.number == primary.number && is_free(device)) {
+        let mut made = self.further.iter().map_while(OnceLock::get);
+        if let Some(free) = made.find(|device| device.number == primary.number && is_free(device)) {
             return Ok(free);
         }
-        if further.len() == CONTEXT_LIMIT {
-            log::error(format_args!("cuCtxCreate: {CONTEXT_LIMIT} contexts are the most that there can be"));
-            return Err(CuError::OUT_OF_MEMORY);
+        for (place, ordinal) in self.further.iter().zip(self.all.len()..) {
+            let device = Device::new(primary.number, ordinal, primary.target.clone());
+            if place.set(device).is_ok() {
+                return self.at(ordinal);
+            }
         }
-        let ordinal = self.all.len() + further.len();
-        let device: &'static Device =
-            Box::leak(Box::new(Device::new(primary.number, ordinal, primary.target.clone())));
-        further.push(device);
-        Ok(device)
+        log::error(format_args!("cuCtxCreate: {CONTEXT_LIMIT} contexts are the most that there can be"));
+        Err(CuError::OUT_OF_MEMORY)
     }
 
     /// The device in whose window `address` lies; `None` for host memory and for variables of modules.
@@ -545,4 +544,42 @@ pub(crate) fn per_thread_stream(device: &Device) -> CuResult<CUstream> {
         streams.0.push((device.ordinal, Arc::downgrade(&session), stream));
         Ok(stream)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn devices(count: usize) -> Devices {
+        let target = Target {
+            address: transport::Address::Unix("/nowhere".into()),
+            transport: client::server_list::Transport::Auto,
+            named_by: "test".into(),
+            refused: None,
+        };
+        Devices::new((0..count).map(|number| Device::new(number, number, target.clone())).collect(), None)
+    }
+
+    #[test]
+    fn contexts_get_further_ordinals_and_the_places_of_those_that_are_gone() {
+        let devices = devices(2);
+        for (number, ordinal) in [(1, 2), (0, 3), (1, 4)] {
+            let made = devices.add_context(number, |_| false).unwrap();
+            assert_eq!((made.program_number(), made.ordinal, made.is_primary()), (number, ordinal, false));
+        }
+        assert_eq!(devices.iter().map(|device| device.ordinal).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        assert_eq!(devices.at(4).map(Device::program_number), Ok(1));
+        assert_eq!(devices.at(5).err(), Some(CuError::INVALID_DEVICE));
+        assert_eq!(
+            devices.add_context(1, |device| device.ordinal >= 3).unwrap().ordinal,
+            4,
+            "of the same device"
+        );
+        assert_eq!(devices.add_context(2, |_| true).err(), Some(CuError::INVALID_DEVICE));
+        for _ in 3..CONTEXT_LIMIT {
+            devices.add_context(0, |_| false).unwrap();
+        }
+        assert_eq!(devices.add_context(0, |_| false).err(), Some(CuError::OUT_OF_MEMORY));
+        assert_eq!(devices.add_context(0, |_| true).unwrap().ordinal, 3);
+    }
 }

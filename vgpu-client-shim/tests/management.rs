@@ -207,3 +207,42 @@ int main(void) {
     let Some(ran) = run_c(folder.path(), body, &server.list) else { return };
     assert_eq!(ran.status, Some(0), "{} {}", ran.stdout, ran.stderr);
 }
+
+#[test]
+fn a_node_of_a_graph_is_for_no_other_context_than_the_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), "null");
+    // CUgraphNodeParams: the kind, and from the third word on what belongs to it.
+    let body = r#"
+int main(void) {
+    library = dlopen("libcuda.so.1", RTLD_NOW);
+    TRUE(library);
+    OK(cuInit, 0);
+    void *other, *own, *graph, *node;
+    unsigned long memory;
+    OK(cuCtxCreate_v2, &other, 0, 0);
+    OK(cuCtxCreate_v2, &own, 0, 0);
+    OK(cuMemAlloc_v2, &memory, 64L);
+    OK(cuGraphCreate, &graph, 0);
+    void *contexts[] = {0, own, other};
+    for (int i = 0; i < 3; i++) {
+        int refused = contexts[i] == other ? 801 : 0;
+        unsigned long set[32] = {2, 0, memory, 0, 7 | 1L << 32, 16, 1, (unsigned long)contexts[i]};
+        IS(refused, cuGraphAddNode, &node, graph, (void *)0, 0L, set);
+        if (!refused) { IS(0, cuGraphNodeSetParams, node, set); set[7] = (unsigned long)other; IS(801, cuGraphNodeSetParams, node, set); }
+        unsigned long copy[32] = {1, 0, 0, (unsigned long)contexts[i]};
+        copy[4 + 4] = 2, copy[4 + 6] = memory, copy[4 + 11 + 4] = 2, copy[4 + 11 + 6] = memory + 32;
+        copy[4 + 22] = 16, copy[4 + 23] = 1, copy[4 + 24] = 1;
+        IS(refused, cuGraphAddNode, &node, graph, (void *)0, 0L, copy);
+    }
+    unsigned long kernel[32] = {0}, choice[32] = {13};
+    kernel[2 + 8] = choice[2 + 3] = (unsigned long)other;
+    IS(801, cuGraphAddNode, &node, graph, (void *)0, 0L, kernel);
+    IS(801, cuGraphAddNode, &node, graph, (void *)0, 0L, choice);
+    puts("done");
+    return 0;
+}
+"#;
+    let Some(ran) = run_c(folder.path(), body, &server.list) else { return };
+    assert_eq!(ran.stdout, "done\n", "{}", ran.stderr);
+}

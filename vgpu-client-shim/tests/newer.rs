@@ -322,3 +322,23 @@ fn the_log_can_be_read_back_and_told_to_a_function() {
         }"#,
     );
 }
+
+#[test]
+fn who_is_told_of_an_error_may_call_cuda() {
+    let body = r#"
+        #include <unistd.h>
+        extern E cudaLogsRegisterCallback(void (*)(void *, int, char *, size), void *, S *), cudaGetDeviceCount(int *);
+        static int told, error, count = 77;
+        static void hear(void *data, int level, char *message, size length) { told++, error = cudaGetDeviceCount(&count); }
+        int main(void) {
+            S handle; int first;
+            alarm(20);
+            OK(cudaLogsRegisterCallback(hear, 0, &handle));
+            IS(100, cudaGetDeviceCount(&first));
+            TRUE(told == 1 && error == 100 && count == 0);
+            puts("done");
+            return 0;
+        }"#;
+    let folder = tempfile::tempdir().unwrap();
+    passes_on("", folder.path(), 13, 1, body);
+}

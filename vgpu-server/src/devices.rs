@@ -85,6 +85,7 @@ impl Driver {
         }
     }
 }
+
 /// `VGPU_SOFT_TIMEOUT`: seconds that a kernel of the software GPU may run.
 fn soft_timeout() -> Option<Duration> {
     let text = std::env::var("VGPU_SOFT_TIMEOUT").ok()?;

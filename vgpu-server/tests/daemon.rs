@@ -1,147 +1,22 @@
-//! The real daemon and its worker processes: greetings, strangers, and every kind of sudden end.
+//! The real daemon and its worker processes: greetings, strangers, status, and orderly ends.
+
+mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use client::launch::LaunchConfig;
+use client::remote::{WINDOW_BASE, WINDOW_BYTES};
 use client::server_list::Transport;
-use client::{ConnectError, Environment, Remote, Session};
-use cuda_types::{CUstream, CuError, Dim3, HostSpan};
+use client::{ConnectError, Remote};
+use cuda_types::{CUstream, CuError};
 use proto::frame::{CallId, Header, append};
 use proto::handshake::{AskStatus, Began, Begin, Hello, Status, Welcome};
 use proto::{ContextCalls, MemoryCalls};
-use testkit::kernels;
 use transport::Address;
 
-/// Longer than anything here takes, shorter than a person's patience.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-struct Server {
-    process: Child,
-    port: u16,
-    log: Arc<Mutex<String>>,
-}
-
-impl Server {
-    fn start(driver: &str) -> Server {
-        loop {
-            let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
-            match Server::start_at(driver, port.expect("a port").port().min(65000)) {
-                Ok(server) => return server,
-                // Another test has connected from it meanwhile.
-                Err(log) if log.contains("another server may hold the port") => eprintln!("again: {log}"),
-                Err(log) => panic!("the server does not start: {log}"),
-            }
-        }
-    }
-
-    /// A server at this port, or what it said before it ended.
-    fn start_at(driver: &str, port: u16) -> Result<Server, String> {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))
-            .args(["--driver", driver, "--log", "debug", "--port", &port.to_string()])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program is there");
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-        if !line.starts_with("Serving ") {
-            let output = process.wait_with_output().expect("it has ended");
-            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-        }
-        let log = Arc::new(Mutex::new(String::new()));
-        let (errors, sink) = (process.stderr.take().expect("piped"), Arc::clone(&log));
-        std::thread::spawn(move || {
-            for line in BufReader::new(errors).lines().map_while(Result::ok) {
-                let mut log = sink.lock().expect("no panic under this lock");
-                log.push_str(&line);
-                log.push('\n');
-            }
-        });
-        Ok(Server { process, port, log })
-    }
-
-    fn address(&self) -> Address {
-        Address::Tcp { host: "127.0.0.1".into(), port: self.port }
-    }
-
-    fn connect(&self) -> Remote {
-        Remote::connect(self.address(), Transport::Auto, 0, Arc::new(quiet()), |_, _| true)
-            .expect("the server is up")
-    }
-
-    fn raw(&self) -> TcpStream {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the server is up");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a live socket");
-        stream
-    }
-
-    /// Process ids of the workers.
-    fn workers(&self) -> Vec<i32> {
-        let parent = self.process.id().to_string();
-        let is_child = |pid: &i32| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // "pid (name) state ppid ...": a zombie holds nothing any more.
-            let mut fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
-            fields.next().is_some_and(|state| state != "Z") && fields.next() == Some(&parent)
-        };
-        let processes = std::fs::read_dir("/proc").expect("Linux");
-        processes
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(is_child)
-            .collect()
-    }
-
-    fn logged(&self, text: &str) -> bool {
-        eventually(|| self.log.lock().expect("no panic under this lock").contains(text))
-    }
-
-    fn signal(&self, signal: &str) {
-        kill(signal, i32::try_from(self.process.id()).expect("a pid"));
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself, which some tests want.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn kill(signal: &str, pid: i32) {
-    let status = Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill is there");
-    assert!(status.success());
-}
-
-fn eventually(mut holds: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + PATIENCE;
-    while Instant::now() < end {
-        if holds() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    false
-}
-
-/// Losing links is what these tests are about: no messages.
-fn quiet() -> Environment {
-    Environment { log: |_, _| {}, ..Environment::default() }
-}
-
-fn round_trip(session: &Session) -> Result<(), CuError> {
-    let device = session.cuMemAlloc(300_000)?;
-    let up = HostSpan::leak((0..=255).cycle().take(300_000).collect());
-    let down = HostSpan::leak(vec![0; 300_000]);
-    session.copy_to_device(device, up, CUstream::NULL, true)?;
-    session.copy_to_host(down, device, CUstream::NULL, true)?;
-    assert_eq!(up.read(), down.read());
-    session.cuMemFree(device)
-}
+use common::{PATIENCE, Server, begun, begun_as, eventually, kill, quiet, round_trip};
 
 #[test]
 fn clients_that_only_enumerate_start_no_worker() {
@@ -167,22 +42,6 @@ fn a_client_of_another_version_is_refused_naming_both() {
     stream.read_to_end(&mut answer).expect("an answer and the end");
     let text = String::from_utf8_lossy(&answer);
     assert!(text.contains("700 to 701") && text.contains("install the same release"), "{text}");
-}
-
-/// Greets and gets a worker, by hand.
-fn begun(server: &Server) -> TcpStream {
-    let mut stream = server.raw();
-    let mut answer = |frame: Vec<u8>, opcode: u16| {
-        stream.write_all(&frame).expect("sent");
-        let mut header = [0; Header::SIZE];
-        stream.read_exact(&mut header).expect("an answer");
-        let header = Header::decode(&header).expect("a frame");
-        assert_eq!(header.opcode, opcode);
-        stream.read_exact(&mut vec![0; header.length as usize]).expect("its arguments");
-    };
-    answer(Hello::new("by hand".into()).frame(), Welcome::OPCODE);
-    answer(Begin { window_base: 1 << 44, window_bytes: 1 << 30, verbs: false }.frame(), Began::OPCODE);
-    stream
 }
 
 #[test]
@@ -239,170 +98,6 @@ fn strangers_who_do_not_greet_are_turned_away() {
     round_trip(&server.connect().session().expect("a worker")).expect("a good link");
 }
 
-/// Calls until one fails, within the link's timeout and far from a hang.
-fn error_after(session: &Session, end: impl FnOnce()) -> CuError {
-    let (begun, copying) = std::sync::mpsc::channel();
-    std::thread::scope(|scope| {
-        let calling = scope.spawn(move || {
-            let bytes = 64 * 1024 * 1024;
-            let (up, device) =
-                (HostSpan::leak(vec![1; bytes]), session.cuMemAlloc(bytes as u64).expect("memory"));
-            begun.send(()).expect("the test listens");
-            loop {
-                let copied = session.copy_to_device(device, up, CUstream::NULL, true);
-                if let Err(error) = copied.and_then(|()| session.cuCtxSynchronize()) {
-                    return error;
-                }
-            }
-        });
-        copying.recv().expect("it begins");
-        std::thread::sleep(Duration::from_millis(50));
-        let killed = Instant::now();
-        end();
-        let error = calling.join().expect("no panic");
-        assert!(killed.elapsed() < PATIENCE / 2, "took {:?}", killed.elapsed());
-        error
-    })
-}
-
-#[test]
-fn a_worker_killed_in_the_middle_of_a_copy_is_a_clear_error_for_its_client_alone() {
-    let server = Server::start("null");
-    let victim = server.connect();
-    let session = victim.session().expect("a worker");
-    let pid = server.workers()[0];
-    let other = server.connect();
-    let other_session = other.session().expect("a worker");
-    assert_eq!(error_after(&session, || kill("-KILL", pid)), CuError::DEVICE_UNAVAILABLE);
-    assert_eq!(session.cuCtxSynchronize(), Err(CuError::DEVICE_UNAVAILABLE), "the error stays");
-    round_trip(&other_session).expect("another client notices nothing");
-    assert!(server.logged("worker ended with signal: 9"));
-    // After a reset the device is there again.
-    victim.reset().expect("a reset always works");
-    round_trip(&victim.session().expect("a new worker")).expect("a good link");
-}
-
-#[test]
-fn a_server_killed_in_the_middle_of_a_copy_is_a_clear_error_and_leaves_no_worker() {
-    let mut server = Server::start("null");
-    let remote = server.connect();
-    let session = remote.session().expect("a worker");
-    let workers = server.workers();
-    assert_eq!(
-        error_after(&session, || server.process.kill().expect("it runs")),
-        CuError::DEVICE_UNAVAILABLE
-    );
-    assert!(eventually(|| workers
-        .iter()
-        .all(|pid| !std::path::Path::new(&format!("/proc/{pid}/exe")).exists())));
-    remote.reset().expect("a reset always works");
-    assert_eq!(remote.session().err(), Some(CuError::DEVICE_UNAVAILABLE), "nobody listens any more");
-}
-
-#[test]
-fn a_client_killed_in_the_middle_of_a_copy_leaves_no_worker() {
-    let server = Server::start("null");
-    let mut stream = begun(&server);
-    assert_eq!(server.workers().len(), 1);
-    // The first half of a bulk frame.
-    stream
-        .write_all(&Header { opcode: 0x0010, call: CallId(0), length: 8, bulk: 1 << 20 }.encode())
-        .expect("sent");
-    stream.write_all(&0_u64.to_le_bytes()).expect("sent");
-    stream.write_all(&[7; 1000]).expect("sent");
-    drop(stream);
-    assert!(eventually(|| server.workers().is_empty()));
-    round_trip(&server.connect().session().expect("a worker")).expect("a good link");
-}
-
-/// Starts a kernel that never ends.
-fn run_forever(session: &Session) {
-    let (module, facts) = session.load_module(vec![kernels::MODULE.as_bytes()]).expect("PTX");
-    let forever = facts.functions.into_iter().find(|kernel| kernel.name == "forever").expect("it is there");
-    let function = session.function(module, Arc::new(forever)).expect("a kernel");
-    let one = Dim3 { x: 1, y: 1, z: 1 };
-    let config =
-        LaunchConfig { grid: one, block: one, shared_bytes: 0, stream: CUstream::NULL, cooperative: false };
-    session.launch(&function, &config, &[]).expect("launched");
-    session.flush().expect("a good link");
-}
-
-#[test]
-fn a_worker_killed_in_the_middle_of_a_kernel_is_a_clear_error_for_its_client_alone() {
-    let server = Server::start("soft");
-    let victim = server.connect();
-    let session = victim.session().expect("a worker");
-    let pid = server.workers()[0];
-    let other = server.connect();
-    let other_session = other.session().expect("a worker");
-    run_forever(&session);
-    std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| session.cuCtxSynchronize());
-        std::thread::sleep(Duration::from_millis(100));
-        kill("-KILL", pid);
-        assert_eq!(waiting.join().expect("no panic"), Err(CuError::DEVICE_UNAVAILABLE));
-    });
-    round_trip(&other_session).expect("another client notices nothing");
-    victim.reset().expect("a reset always works");
-    let session = victim.session().expect("a new worker");
-    round_trip(&session).expect("a good link");
-    let (free, total) = session.cuMemGetInfo_v2().expect("a good link");
-    assert!(total - free <= 2 << 20, "only the chunk of this round trip is left");
-}
-
-#[test]
-fn a_server_killed_in_the_middle_of_a_kernel_leaves_no_worker() {
-    let mut server = Server::start("soft");
-    let remote = server.connect();
-    let session = remote.session().expect("a worker");
-    let workers = server.workers();
-    run_forever(&session);
-    std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| session.cuCtxSynchronize());
-        std::thread::sleep(Duration::from_millis(100));
-        server.process.kill().expect("it runs");
-        assert_eq!(waiting.join().expect("no panic"), Err(CuError::DEVICE_UNAVAILABLE));
-    });
-    assert!(eventually(|| workers
-        .iter()
-        .all(|pid| !std::path::Path::new(&format!("/proc/{pid}/exe")).exists())));
-}
-
-/// Set in the process that is killed.
-const VICTIM: &str = "VGPU_TEST_VICTIM";
-
-#[test]
-fn a_client_killed_in_the_middle_of_a_kernel_leaves_no_worker_and_no_memory() {
-    if let Some(port) = std::env::var(VICTIM).ok().and_then(|port| port.parse().ok()) {
-        let address = Address::Tcp { host: "127.0.0.1".into(), port };
-        let remote = Remote::connect(address, Transport::Auto, 0, Arc::new(quiet()), |_, _| true)
-            .expect("the server is up");
-        let session = remote.session().expect("a worker");
-        session.cuMemAlloc(1 << 30).expect("memory");
-        run_forever(&session);
-        // Killed here.
-        let _ = session.cuCtxSynchronize();
-        return;
-    }
-    let server = Server::start("soft");
-    let other = server.connect();
-    let other_session = other.session().expect("a worker");
-    let mut victim = Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "a_client_killed_in_the_middle_of_a_kernel_leaves_no_worker_and_no_memory"])
-        .env(VICTIM, server.port.to_string())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("this test starts again");
-    assert!(eventually(|| server.workers().len() == 2));
-    std::thread::sleep(Duration::from_millis(200));
-    victim.kill().expect("it runs");
-    victim.wait().expect("it ran");
-    assert!(eventually(|| server.workers().len() == 1), "the worker goes, though its kernel never ends");
-    round_trip(&other_session).expect("another client notices nothing");
-    let (free, total) = other_session.cuMemGetInfo_v2().expect("a good link");
-    assert!(total - free <= 2 << 20, "only the chunk of this round trip is left");
-}
-
 /// Set in the processes that only look.
 const LOOKER: &str = "VGPU_TEST_LOOKER";
 
@@ -453,7 +148,7 @@ fn a_termination_lets_clients_finish_and_takes_no_new_ones() {
     let mut server = Server::start("null");
     let remote = server.connect();
     let session = remote.session().expect("a worker");
-    server.signal("-TERM");
+    kill("-TERM", i32::try_from(server.process.id()).expect("a pid"));
     assert!(server.logged("waiting for 1 to finish"));
     round_trip(&session).expect("it is still served");
     let late = Remote::connect(server.address(), Transport::Auto, 0, Arc::new(quiet()), |_, _| true);
@@ -496,6 +191,28 @@ fn a_server_on_a_lifeline_opens_no_port_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_server_whose_file_was_replaced_still_starts_workers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (program, socket) = (folder.path().join("server"), folder.path().join("device.sock"));
+    std::fs::copy(env!("CARGO_BIN_EXE_vgpu-server"), &program).expect("a copy");
+    let mut process = Command::new(&program)
+        .args(["--driver", "null", "--unix-only", "--lifeline", "--unix"])
+        .arg(&socket)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program is there");
+    let mut said = BufReader::new(process.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.starts_with("Serving ")));
+    std::fs::remove_file(&program).expect("it is there");
+    let remote = Remote::connect(Address::Unix(socket), Transport::Auto, 0, Arc::new(quiet()), |_, _| true);
+    let remote = remote.expect("the server is up");
+    round_trip(&remote.session().expect("a worker")).expect("a good link");
+    drop(process.stdin.take());
+    assert!(process.wait().expect("it runs").success());
+}
+
+#[test]
 fn the_service_manager_learns_when_clients_can_come_and_when_no_more() {
     let folder = tempfile::tempdir().expect("a folder");
     let (notify, socket) = (folder.path().join("notify"), folder.path().join("device.sock"));
@@ -522,6 +239,25 @@ fn the_service_manager_learns_when_clients_can_come_and_when_no_more() {
 }
 
 #[test]
+fn a_server_without_descriptors_waits_for_one() {
+    let server = Server::start("null");
+    let own = std::fs::read_dir(format!("/proc/{}/fd", server.process.id())).expect("Linux").count();
+    let limit = format!("--nofile={0}:{0}", own + 4);
+    let limited = Command::new("prlimit").args(["--pid", &server.process.id().to_string(), &limit]).status();
+    if !limited.is_ok_and(|status| status.success()) {
+        println!("skipped: prlimit cannot lower the limits of a process here");
+        return;
+    }
+    let strangers: Vec<_> = (0..16).map(|_| server.raw()).collect();
+    assert!(server.logged("could not be accepted"));
+    std::thread::sleep(Duration::from_millis(500));
+    // Ten times a second.
+    assert!((1..20).contains(&server.count("could not be accepted")));
+    drop(strangers);
+    assert!(server.connect().facts().name.contains("null"), "there are descriptors again");
+}
+
+#[test]
 fn a_port_that_is_taken_is_named_with_the_remedy() {
     let server = Server::start("null");
     let second = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))
@@ -534,6 +270,31 @@ fn a_port_that_is_taken_is_named_with_the_remedy() {
         message.contains(&server.port.to_string()) && message.contains("choose another -s or --port"),
         "{message}"
     );
+}
+
+#[test]
+fn no_two_devices_of_a_program_share_a_window() {
+    static TAKEN: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+    fn reserve(base: u64, _: u64) -> bool {
+        let mut taken = TAKEN.lock().expect("no panic under this lock");
+        let is_free = base != WINDOW_BASE && !taken.contains(&base);
+        taken.extend(is_free.then_some(base));
+        is_free
+    }
+    let server = Server::start("null");
+    let device = |ordinal| {
+        Remote::connect(server.address(), Transport::Auto, ordinal, Arc::new(quiet()), reserve)
+            .expect("the server is up")
+    };
+    let window = |remote: &Remote| {
+        remote.session().expect("a worker").cuMemAlloc(4096).expect("memory").0 / WINDOW_BYTES
+    };
+    // The second proposal of the one is the first of the other.
+    let (near, far) = (device(0), device(64));
+    let (one, other) = (window(&near), window(&far));
+    assert_ne!(one, other);
+    near.reset().expect("a reset always works");
+    assert_eq!(window(&near), one, "its own again");
 }
 
 #[test]
@@ -595,6 +356,15 @@ fn a_client_without_a_context_is_told_who_uses_what() {
     assert_eq!(server.workers().len(), 1, "nobody who asks gets a worker");
     // The one that was greeted first can still begin, on the link over which it has never asked.
     round_trip(&looking.session().expect("a worker")).expect("a good link");
+}
+
+#[test]
+fn a_clients_name_is_shown_without_what_a_terminal_obeys() {
+    let server = Server::start("null");
+    let _client = begun_as(&server, "-\x1b[2J\n\0x[7]@host");
+    let status = server.connect().status().expect("this server tells");
+    assert_eq!(status.clients.len(), 1);
+    assert_eq!((status.clients[0].name.as_str(), status.clients[0].process), ("-?[2J??x[7]@host", Some(7)));
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl Row {
         Row {
             index,
             name: facts.map(|facts| facts.name.clone()),
-            uuid: facts.map(uuid),
+            uuid: facts.map(DeviceFacts::uuid_text),
             bus_id: facts.and_then(bus_id),
             memory_used_bytes: status.and_then(|status| status.used_bytes),
             memory_total_bytes: facts.map(|facts| facts.total_memory),
@@ -181,12 +181,6 @@ fn mib(bytes: Option<u64>) -> String {
 
 fn unknown() -> String {
     "-".to_owned()
-}
-
-/// As nvidia-smi writes it.
-fn uuid(facts: &DeviceFacts) -> String {
-    let hex: String = facts.uuid.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("GPU-{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 fn bus_id(facts: &DeviceFacts) -> Option<String> {

@@ -1,5 +1,6 @@
 //! From an address to a greeted link.
 
+use std::cell::Cell;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -98,14 +99,17 @@ pub(crate) fn answer<T>(
 ) -> Result<T, ConnectError> {
     let peer = || link.peer().to_owned();
     let malformed = |malformed| ConnectError::Malformed { peer: peer(), malformed };
+    // A greeting that stops in the middle is none, too.
+    let (end, is_late) = (Instant::now() + timeout, Cell::new(false));
+    let mut receive = |into: &mut [u8]| {
+        is_late.set(!link.wait_readable(end.saturating_duration_since(Instant::now()))?);
+        if is_late.get() { Err(LinkError::Closed { peer: peer() }) } else { link.receive(into) }
+    };
     let failed = |error| match error {
+        FrameError::Link(_) if is_late.get() => ConnectError::Silent { peer: peer(), timeout },
         FrameError::Link(error) => ConnectError::Link(error),
         FrameError::Malformed(found) => malformed(found),
     };
-    if !frames.has_header() && !link.wait_readable(timeout).map_err(ConnectError::Link)? {
-        return Err(ConnectError::Silent { peer: peer(), timeout });
-    }
-    let mut receive = |into: &mut [u8]| link.receive(into);
     let header: Header = frames.header(&mut receive).map_err(failed)?;
     if header.length > GREETING_LIMIT || header.bulk != 0 {
         return Err(malformed(Malformed::new("greeting", format_args!("{header:?}"))));
@@ -158,5 +162,21 @@ mod tests {
         assert!(ahead_bytes(Duration::from_millis(10), granted) > 3 * 1_800_000);
         assert_eq!(ahead_bytes(Duration::from_secs(1), granted), 8 * 1024 * 1024);
         assert_eq!(ahead_bytes(Duration::MAX, 256 * 1024), 128 * 1024);
+    }
+
+    /// What comes of a greeting that is answered with these bytes, and then with nothing.
+    fn answered(bytes: &[u8]) -> ConnectError {
+        let (near, far) = transport::memory::pair().expect("a pair");
+        far.send(&[bytes]).expect("room");
+        Greeted::new(Box::new(near), Duration::from_millis(50)).err().expect("no greeting")
+    }
+
+    #[test]
+    fn a_greeting_that_does_not_end_is_given_up_in_time() {
+        let frame = Refusal { reason: "full".into() }.frame();
+        for length in [0, 1, Header::SIZE, frame.len() - 1] {
+            assert!(matches!(answered(&frame[..length]), ConnectError::Silent { .. }), "{length} bytes");
+        }
+        assert!(matches!(answered(&frame), ConnectError::Refused { reason, .. } if reason == "full"));
     }
 }

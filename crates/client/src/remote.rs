@@ -22,7 +22,8 @@ pub const WINDOW_BASE: u64 = 0x2000_0000_0000;
 pub const WINDOW_BYTES: u64 = 512 << 30;
 /// The most places that are proposed for a window.
 const PROPOSALS: u64 = 8;
-/// How far apart the proposals lie: beyond the windows of all devices that a list may have.
+/// How far apart the proposals lie: beyond the windows of all devices that a list may have. Those of contexts that the
+/// program makes may lie there; who comes second goes on to its next proposal.
 const PROPOSAL_STRIDE: u64 = 64 * WINDOW_BYTES;
 
 /// Where the window of device `ordinal` of a list may begin, in the order in which the places are proposed.
@@ -42,6 +43,8 @@ pub struct Remote {
     environment: Arc<Environment>,
     facts: Arc<DeviceFacts>,
     reserve: Reserve,
+    /// Where windows of this device were reserved: they stay so, for its next session.
+    windows: Mutex<Vec<u64>>,
     /// Where calls are counted, if they are.
     ledger: Option<Arc<Ledger>>,
     /// How many forks there were when it was greeted.
@@ -90,6 +93,7 @@ impl Remote {
             environment,
             facts,
             reserve,
+            windows: Mutex::default(),
             ledger,
             forks: environment::forks(),
             state: Mutex::new(Link::Idle(greeted)),
@@ -170,7 +174,7 @@ impl Remote {
             ConnectError::Verbs { peer: self.address.to_string(), reason: error.to_string() }
         })?;
         for base in window_bases(self.ordinal) {
-            if !(self.reserve)(base, WINDOW_BYTES) {
+            if !self.has_window(base) {
                 continue;
             }
             let begin = Begin { window_base: base, window_bytes: WINDOW_BYTES, verbs: wanted };
@@ -198,6 +202,18 @@ impl Remote {
             peer: self.address.to_string(),
             reason: format!("no address range of {} GiB is free on both sides", WINDOW_BYTES >> 30),
         })
+    }
+
+    /// Whether a window of this device can lie at `base`, and of nobody else.
+    fn has_window(&self, base: u64) -> bool {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        if !windows.contains(&base) {
+            if !(self.reserve)(base, WINDOW_BYTES) {
+                return false;
+            }
+            windows.push(base);
+        }
+        true
     }
 
     /// Ends the context: memory, streams and modules are gone, errors are forgotten. The next use begins anew.

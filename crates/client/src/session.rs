@@ -112,7 +112,10 @@ pub(crate) struct Outgoing {
 enum Watch {
     Quiet,
     /// It looks by itself: calls that were there at the last look, looks since something was left lying.
-    Busy { calls: CallId, left: u32 },
+    Busy {
+        calls: CallId,
+        left: u32,
+    },
 }
 
 /// How many times what a poster adds to is left lying.

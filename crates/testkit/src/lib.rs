@@ -2,7 +2,6 @@
 //!
 //! The worker is the server's own (`vgpu_server::worker`), only without a process around it. Device and client share
 //! the address space, so the device reserves the window and the client borrows it.
-
 //!
 //! Layout: the harness is here; [`driver`] starts tests under a CUDA driver of choice; [`kernels`] has PTX for them.
 
@@ -54,6 +53,25 @@ pub struct Harness {
     pub remote: Remote,
     ended: Receiver<(SessionEnd, CallCounts)>,
     far: Arc<dyn Link>,
+}
+
+/// Makes tests of functions that take a [`Wire`], in one module for each link; those over verbs skip where there is no
+/// device for them: `over_links! { over_tcp: Tcp, over_verbs: Verbs => { one_story another_story } }`.
+#[macro_export]
+macro_rules! over_links {
+    ($($link:ident: $wire:ident),+ => $stories:tt) => {
+        $($crate::over_links! { @ $link $wire $stories })+
+    };
+    (@ $link:ident $wire:ident { $($story:ident)+ }) => {
+        mod $link {
+            $(#[test] fn $story() {
+                let wire = $crate::Wire::$wire;
+                if wire != $crate::Wire::Verbs || $crate::verbs_address().is_some() {
+                    super::$story(wire);
+                }
+            })+
+        }
+    };
 }
 
 impl Harness {

@@ -113,25 +113,12 @@ fn a_faulted_device_can_be_used_again_after_many_faults(wire: Wire) {
     }
 }
 
-macro_rules! over_tcp_and_verbs {
-    ($($body:ident)*) => {
-        mod over_tcp { $(#[test] fn $body() { super::$body(super::Wire::Tcp) })* }
-        mod over_verbs {
-            $(#[test] fn $body() {
-                if testkit::verbs_address().is_some() {
-                    super::$body(super::Wire::Verbs);
-                }
-            })*
-        }
-    };
-}
-
-over_tcp_and_verbs! {
+testkit::over_links! { over_tcp: Tcp, over_verbs: Verbs => {
     a_refused_launch_leaves_no_trace_and_a_fault_stays_on_its_own_device
     freed_and_misaligned_addresses_are_faults_with_their_own_codes
     a_launch_runs_while_the_program_does_something_else
     a_faulted_device_can_be_used_again_after_many_faults
-}
+} }
 
 #[test]
 fn with_checks_a_write_one_word_behind_an_allocation_is_found() {

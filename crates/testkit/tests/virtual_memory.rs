@@ -88,21 +88,7 @@ fn a_session_ends_though_a_stream_waits_in_vain(wire: Wire) {
     assert!(matches!(end, SessionEnd::Farewell), "{end}");
 }
 
-macro_rules! over_every_link {
-    ($($body:ident)*) => {
-        mod over_memory { $(#[test] fn $body() { super::$body(super::Wire::Memory) })* }
-        mod over_tcp { $(#[test] fn $body() { super::$body(super::Wire::Tcp) })* }
-        mod over_verbs {
-            $(#[test] fn $body() {
-                if testkit::verbs_address().is_some() {
-                    super::$body(super::Wire::Verbs);
-                }
-            })*
-        }
-    };
-}
-
-over_every_link! {
+testkit::over_links! { over_memory: Memory, over_tcp: Tcp, over_verbs: Verbs => {
     a_range_grows_and_is_refused_where_nothing_is
     a_session_ends_though_a_stream_waits_in_vain
-}
+} }

@@ -103,6 +103,11 @@ fn driver_sources(workspace: &Workspace) -> Outcome<Vec<PathBuf>> {
 /// The kernels of the driver API's programs, which load them from files beside themselves.
 const KERNELS: &str = "kernels";
 
+/// What the programs of `tests` and of `driver` include.
+fn verdict(workspace: &Workspace) -> PathBuf {
+    workspace.root.join("examples/expect.h")
+}
+
 fn driver_jobs(workspace: &Workspace, dist: &Path) -> Outcome<Vec<Job>> {
     let folder = workspace.root.join("examples/driver");
     let kernels = folder.join(KERNELS).with_extension("cu");
@@ -125,7 +130,7 @@ fn driver_jobs(workspace: &Workspace, dist: &Path) -> Outcome<Vec<Job>> {
         let program = driver_program(dist, &name);
         jobs.push(Job {
             program,
-            sources: vec![source, folder.join("driver.h")],
+            sources: vec![source, folder.join("driver.h"), verdict(workspace)],
             runtime: Runtime::Shared,
             flags,
         });
@@ -153,7 +158,7 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome {
             let program = test(&dist, &name, runtime);
             jobs.push(Job {
                 program,
-                sources: vec![source, examples.join("tests/test.h")],
+                sources: vec![source, examples.join("tests/test.h"), verdict(workspace)],
                 runtime,
                 flags: vec![],
             });

@@ -410,17 +410,31 @@ const KERNEL_AT: usize = 7;
 /// `CU_GRAPH_NODE_TYPE_MEMCPY`; its box lies behind flags and context.
 const COPY: u64 = 1;
 const COPY_AT: usize = PAYLOAD + 2;
+/// `CU_GRAPH_NODE_TYPE_MEMSET`, `CU_GRAPH_NODE_TYPE_CONDITIONAL`
+const SET: u64 = 2;
+const CONDITIONAL: u64 = 13;
 
 impl Words {
     fn kind(&self) -> u64 {
         self.0[0] & 0xffff_ffff
+    }
+
+    /// The context that the node is to run in; NULL is this thread's. Values of streams are read with theirs elsewhere.
+    fn context(&self) -> u64 {
+        match self.kind() {
+            KERNEL => self.0[PAYLOAD + KERNEL_AT + 1],
+            COPY => self.0[PAYLOAD + 1],
+            SET => self.0[PAYLOAD + 5],
+            CONDITIONAL => self.0[PAYLOAD + 3],
+            _ => 0,
+        }
     }
 }
 
 /// Hands parameters to a call of the runtime as it has them; what it answers in them goes back.
 fn with_any(parameters: Option<&mut Words>, call: impl FnOnce(*mut NodeParameters) -> u32) -> CuResult<()> {
     let parameters = parameters.required()?;
-    context::current()?;
+    in_context(parameters.context())?;
     let mut lowered = *parameters;
     match lowered.kind() {
         KERNEL => {

@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cuda_types::{CuError, CuResult};
 
+use crate::journal;
 use crate::runtime::error as runtime_error;
 
 /// Entry points of the driver: C functions whose body answers `CuResult<()>`. They are refused before `cuInit`.
@@ -109,20 +110,22 @@ pub(crate) fn aside<T>(body: impl FnOnce() -> T) -> T {
 
 /// Runs the body of an entry point that may be called before `cuInit`.
 pub(crate) fn answer_always(name: &str, body: impl FnOnce() -> CuResult<()>) -> u32 {
-    let before = CALLING.replace(true);
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-    CALLING.set(before);
-    match outcome {
-        Ok(Ok(())) => 0,
-        Ok(Err(error)) => {
-            crate::log::debug(format_args!("{name}: {error}"));
-            of_the_driver(error).0
+    journal::around(|| {
+        let before = CALLING.replace(true);
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        CALLING.set(before);
+        match outcome {
+            Ok(Ok(())) => 0,
+            Ok(Err(error)) => {
+                crate::log::debug(format_args!("{name}: {error}"));
+                of_the_driver(error).0
+            }
+            Err(_) => {
+                crate::log::error(format_args!("{name}: internal error, see the message above"));
+                CuError::UNKNOWN.0
+            }
         }
-        Err(_) => {
-            crate::log::error(format_args!("{name}: internal error, see the message above"));
-            CuError::UNKNOWN.0
-        }
-    }
+    })
 }
 
 /// Runs the body of an entry point.

@@ -34,7 +34,7 @@ entries! {
     /// The device of a UUID, as `nvmlDeviceGetUUID` writes it.
     fn nvmlDeviceGetHandleByUUID(text: *const c_char, found: Out<'_, u64>) {
         let wanted = text_of(text)?;
-        by_facts(found, |facts| uuid(facts) == wanted)
+        by_facts(found, |facts| facts.uuid_text() == wanted)
     }
 
     /// The device at a place on a bus; the first, if several servers have one there.
@@ -66,7 +66,7 @@ entries! {
 
     /// The UUID of a device.
     fn nvmlDeviceGetUUID(handle: u64, text: *mut c_char, length: u32) {
-        write_text(&uuid(facts(handle)?), text, length)
+        write_text(&facts(handle)?.uuid_text(), text, length)
     }
 
     /// Where a device is on its server's bus, in the structure of the first version, which ends before the longer text.
@@ -329,12 +329,6 @@ fn facts(handle: u64) -> Outcome<&'static DeviceFacts> {
 
 fn value(facts: &DeviceFacts, attribute: DeviceAttribute) -> Outcome<c_int> {
     runtime::attribute(facts, attribute.0).ok_or(NvmlError::NOT_SUPPORTED)
-}
-
-/// As NVML writes it.
-fn uuid(facts: &DeviceFacts) -> String {
-    let hex: String = facts.uuid.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("GPU-{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 #[cfg(test)]

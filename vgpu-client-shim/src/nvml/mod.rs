@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cuda_types::{CuError, CuResult};
 
+use crate::journal;
 use crate::state::{Device, devices};
 
 /// `nvmlReturn_t`.
@@ -61,8 +62,7 @@ pub(crate) use entries;
 pub(crate) fn answer(name: &str, body: impl FnOnce() -> Outcome) -> u32 {
     // A context that is asked here is not the runtime's for that.
     let body = || crate::driver::aside(body);
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-    match outcome {
+    journal::around(|| match std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
             crate::log::debug(format_args!("{name}: NVML error {}", error.0));
@@ -72,7 +72,7 @@ pub(crate) fn answer(name: &str, body: impl FnOnce() -> Outcome) -> u32 {
             crate::log::error(format_args!("{name}: internal error, see the message above"));
             NvmlError::UNKNOWN.0
         }
-    }
+    })
 }
 
 fn check_initialized() -> Outcome {

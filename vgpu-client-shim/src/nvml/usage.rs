@@ -142,16 +142,17 @@ impl Process {
     }
 }
 
-/// Free bytes and all.
+/// Free bytes, and all, which are no less.
 fn bytes(device: &Device) -> Outcome<(u64, u64)> {
+    let told = |(free, total): (u64, u64)| (free.min(total), total);
     if let Some(session) = device.open_session() {
-        return reached(session.cuMemGetInfo_v2());
+        return reached(session.cuMemGetInfo_v2()).map(told);
     }
     match device.status() {
         Some(Status { total_memory, used_bytes: Some(used), .. }) => {
             Ok((total_memory.saturating_sub(used), total_memory))
         }
-        _ => reached(reached(device.session())?.cuMemGetInfo_v2()),
+        _ => reached(reached(device.session())?.cuMemGetInfo_v2()).map(told),
     }
 }
 
@@ -182,7 +183,8 @@ fn processes(device: &Device) -> Vec<(u32, u64)> {
         return clients.filter_map(|client| Some((client.process?, told(client.used_bytes)))).collect();
     }
     let own = device.open_session().map(|session| {
-        let bytes = session.cuMemGetInfo_v2().map_or(NOT_AVAILABLE, |(free, total)| total - free);
+        let bytes =
+            session.cuMemGetInfo_v2().map_or(NOT_AVAILABLE, |(free, total)| total.saturating_sub(free));
         (std::process::id(), bytes)
     });
     own.into_iter().collect()

@@ -6,6 +6,7 @@ use std::ffi::{CStr, c_char};
 use cuda_types::{CuError, CuResult};
 
 use super::error_list::ERRORS;
+use crate::journal;
 
 // Codes of driver_types.h that only the runtime has.
 /// `cudaErrorInvalidConfiguration`
@@ -36,8 +37,7 @@ pub(crate) fn record(error: CuError) -> u32 {
 
 /// Runs the body of an entry point: notes its error, and turns a panic into `cudaErrorUnknown` with a log line.
 pub(crate) fn answer(name: &str, body: impl FnOnce() -> CuResult<()>) -> u32 {
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-    match outcome {
+    journal::around(|| match std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
             crate::log::debug(format_args!("{name}: {error}"));
@@ -47,7 +47,7 @@ pub(crate) fn answer(name: &str, body: impl FnOnce() -> CuResult<()>) -> u32 {
             crate::log::error(format_args!("{name}: internal error, see the message above"));
             record(CuError::UNKNOWN)
         }
-    }
+    })
 }
 
 /// Answers the last error of this thread and forgets it.

@@ -90,14 +90,9 @@ async fn serve(options: Arc<Options>, facts: Arc<DeviceFacts>) -> Result<(), Str
     let mut sessions = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = accept_opt(first.as_ref()) => take(accepted, &mut sessions, &serving),
-            accepted = accept_opt(second.as_ref()) => take(accepted, &mut sessions, &serving),
-            accepted = accept_unix(unix.as_ref()) => match accepted {
-                Ok(stream) => {
-                    sessions.spawn(session(Client::Unix(stream), "a local program".into(), serving.clone()));
-                }
-                Err(error) => accept_failed(&error).await,
-            },
+            accepted = accept_opt(first.as_ref()) => take(accepted, &mut sessions, &serving).await,
+            accepted = accept_opt(second.as_ref()) => take(accepted, &mut sessions, &serving).await,
+            accepted = accept_unix(unix.as_ref()) => take(accepted, &mut sessions, &serving).await,
             Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -229,32 +224,34 @@ fn announce(options: &Options, facts: &DeviceFacts) {
     print!("{line}");
 }
 
-async fn accept_opt(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, SocketAddr)> {
+async fn accept_opt(listener: Option<&TcpListener>) -> std::io::Result<(Client, String)> {
     match listener {
-        Some(listener) => listener.accept().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn accept_unix(listener: Option<&UnixListener>) -> std::io::Result<UnixStream> {
-    match listener {
-        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
-        None => std::future::pending().await,
-    }
-}
-
-async fn accept_failed(error: &std::io::Error) {
-    tracing::warn!("a client could not be accepted: {error}");
-    // Out of descriptors, most likely: do not spin until one is free.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-}
-
-fn take(accepted: std::io::Result<(TcpStream, SocketAddr)>, sessions: &mut JoinSet<()>, serving: &Serving) {
-    match accepted {
-        Ok((stream, peer)) => {
-            sessions.spawn(session(Client::Tcp(stream), peer.to_string(), serving.clone()));
+        Some(listener) => {
+            listener.accept().await.map(|(stream, peer)| (Client::Tcp(stream), peer.to_string()))
         }
-        Err(error) => tracing::warn!("a client could not be accepted: {error}"),
+        None => std::future::pending().await,
+    }
+}
+
+async fn accept_unix(listener: Option<&UnixListener>) -> std::io::Result<(Client, String)> {
+    match listener {
+        Some(listener) => {
+            listener.accept().await.map(|(stream, _)| (Client::Unix(stream), "a local program".into()))
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn take(accepted: std::io::Result<(Client, String)>, sessions: &mut JoinSet<()>, serving: &Serving) {
+    match accepted {
+        Ok((client, peer)) => {
+            sessions.spawn(session(client, peer, serving.clone()));
+        }
+        Err(error) => {
+            tracing::warn!("a client could not be accepted: {error}");
+            // Out of descriptors, most likely: do not spin until one is free.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 }
 
@@ -314,13 +311,16 @@ fn start_worker(
 ) -> std::io::Result<(Child, UnixStream)> {
     let (questions, answers) = std::os::unix::net::UnixStream::pair()?;
     questions.set_nonblocking(true)?;
-    let child = Command::new(std::env::current_exe()?)
+    // When the file was replaced by another release, this process still has its own, which speaks as it does.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    let child = Command::new(program.unwrap_or_else(|| "/proc/self/exe".into()))
         .arg("--worker")
         .args(device_arguments(options))
         .args(["--window-base", &begin.window_base.to_string()])
         .args(["--window-bytes", &begin.window_bytes.to_string()])
         .args(begin.verbs.then_some("--verbs-wanted"))
-        .args(["--client", client])
+        // In one word: a name may begin as an option does.
+        .arg(format!("--client={client}"))
         .stdin(Stdio::from(socket))
         .stdout(Stdio::from(OwnedFd::from(answers)))
         // Ctrl-C is for the daemon, which drains.
@@ -337,12 +337,14 @@ async fn greet(
     serving: &Serving,
 ) -> Result<(Hello, Begin), Option<String>> {
     let first = tokio::time::timeout(GREETING_TIME, read_greeting(stream, &[Hello::OPCODE])).await;
-    let hello = match first {
+    let mut hello = match first {
         Ok(Ok(Some((_, bytes)))) => Hello::read(&bytes).map_err(|error| Some(error.to_string()))?,
         Ok(Ok(None)) => return Err(None),
         Ok(Err(reason)) => return Err(Some(reason)),
         Err(_) => return Err(Some("connected and said nothing".into())),
     };
+    // It is shown in the log and to other clients, whose terminals take it for what it says.
+    hello.client = hello.client.replace(char::is_control, "?");
     match hello.agree() {
         Ok(version) => {
             tracing::debug!("{} at {peer}: protocol {version}", hello.client);

@@ -79,9 +79,9 @@ struct Event {
 
 /// The legacy default stream's key.
 const LEGACY: u64 = 1;
-/// `CU_STREAM_NON_BLOCKING`, `CU_EVENT_DISABLE_TIMING`.
 /// How often a stream looks at a word that it waits for: kernels and other streams write it without telling.
 const LOOK_EVERY: Duration = Duration::from_micros(100);
+/// `CU_STREAM_NON_BLOCKING`, `CU_EVENT_DISABLE_TIMING`.
 const NON_BLOCKING: u32 = 1;
 const DISABLE_TIMING: u32 = 2;
 

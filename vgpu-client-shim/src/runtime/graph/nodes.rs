@@ -220,7 +220,6 @@ entries! {
 }
 
 /// Adds a node with work that may have been refused.
-/// Adds a node of this work, if it could be made.
 pub(crate) fn add(
     node: Out<'_, u64>,
     graph: u64,
