@@ -26,6 +26,8 @@ enum Bound {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Count,
+    /// A count in which a second thread takes part: measured again like a timing, but also where only counts are.
+    Repeated,
     Timing,
 }
 
@@ -55,25 +57,59 @@ const fn gate(
 }
 
 use Bound::{AtLeast, AtMost};
-use Kind::{Count, Timing};
+use Kind::{Count, Repeated, Timing};
 
 pub(crate) const G1: Gate =
     gate("G1", "synchronous call / raw ping-pong, one core, blocking, p50", AtMost, 1.30, 1.10, Timing);
+pub(crate) const G2: Gate =
+    gate("G2", "synchronous call / raw ping-pong, two cores, both polling, p50", AtMost, 1.25, 1.10, Timing);
+pub(crate) const G3: Gate = gate(
+    "G3",
+    "client instructions of a synchronous call, through libcudart",
+    AtMost,
+    1500.0,
+    600.0,
+    Repeated,
+);
 pub(crate) const G4: Gate =
     gate("G4", "asynchronous launches a second, two cores, millions", AtLeast, 1.0, 5.0, Timing);
 pub(crate) const G5_SENDS: Gate = gate("G5", "sends per launch", AtMost, 0.1, 0.02, Count);
 pub(crate) const G5_BYTES: Gate =
     gate("G5", "bytes sent per launch with 4 pointer arguments", AtMost, 96.0, 48.0, Count);
+pub(crate) const G5_INSTRUCTIONS: Gate = gate(
+    "G5",
+    "client instructions of a launch with 4 pointer arguments, through libcudart",
+    AtMost,
+    800.0,
+    300.0,
+    Repeated,
+);
 pub(crate) const G6: Gate =
     gate("G6", "launch rate at 10 ms round trip / at 0, 1 M launches", AtLeast, 0.9, 0.98, Timing);
 pub(crate) const G7_UP: Gate =
     gate("G7", "raw / to the device, 256 MiB, pageable, dma-free device", AtLeast, 0.85, 0.97, Timing);
 pub(crate) const G7_DOWN: Gate =
     gate("G7", "raw / to the host, 256 MiB, pageable, dma-free device", AtLeast, 0.85, 0.97, Timing);
+pub(crate) const G7_UP_LOCKED: Gate =
+    gate("G7", "raw / to the device, 256 MiB, page-locked, dma-free device", AtLeast, 0.85, 0.97, Timing);
+pub(crate) const G7_DOWN_LOCKED: Gate =
+    gate("G7", "raw / to the host, 256 MiB, page-locked, dma-free device", AtLeast, 0.85, 0.97, Timing);
 pub(crate) const G8_UP: Gate =
     gate("G8", "raw / to the device, 256 MiB, pageable, copying device", AtLeast, 0.45, 0.65, Timing);
 pub(crate) const G8_DOWN: Gate =
     gate("G8", "raw / to the host, 256 MiB, pageable, copying device", AtLeast, 0.45, 0.65, Timing);
+pub(crate) const G8_UP_LOCKED: Gate =
+    gate("G8", "raw / to the device, 256 MiB, page-locked, copying device", AtLeast, 0.45, 0.65, Timing);
+pub(crate) const G8_DOWN_LOCKED: Gate =
+    gate("G8", "raw / to the host, 256 MiB, page-locked, copying device", AtLeast, 0.45, 0.65, Timing);
+pub(crate) const G9: Gate = gate(
+    "G9",
+    "64 KiB to the device and a synchronize / raw: 64 KiB and one reply, one core",
+    AtMost,
+    1.5,
+    1.15,
+    Timing,
+);
 pub(crate) const G12: Gate =
     gate("G12", "round trips from connect to the first launch", AtMost, 3.0, 1.0, Count);
 pub(crate) const G13: Gate =
@@ -133,7 +169,7 @@ impl Gates {
         if !self.wants(gate) {
             return Ok(());
         }
-        let tries = if gate.kind == Timing { TRIES } else { 1 };
+        let tries = if gate.kind == Count { 1 } else { TRIES };
         let mut best: Option<f64> = None;
         for _ in 0..tries {
             let value = measure().map_err(|error| format!("{}: {error}", gate.id))?;

@@ -11,7 +11,7 @@
 //! * [`verbs`]: the same over verbs, beside bare verbs
 //! * [`server`]: a server process; [`product`]: one and a session with it
 //! * [`gates`]: what is promised; [`promises`]: measures it
-//! * of these, [`delay`]: over a distance that [`relay`] makes; [`memory`]: of a worker;
+//! * of these, [`instructions`]: of a client; [`delay`]: over a distance that [`relay`] makes; [`memory`]: of a worker;
 //!   [`many`]: of many clients
 //! * [`table`]: medians and their presentation
 
@@ -19,6 +19,7 @@
 
 mod delay;
 mod gates;
+mod instructions;
 mod many;
 mod memory;
 mod product;
@@ -66,7 +67,10 @@ fn judge(server: &str, options: &[String]) -> Result<(), String> {
     let only = value("--only").map_or_else(Vec::new, |list| list.split(',').map(str::to_owned).collect());
     let mut gates = gates::Gates::new(only, has("--counts"));
     println!("{}", machine());
-    promises::run(server, &mut gates)?;
+    let client = value("--program").zip(value("--libraries")).map(|(program, libraries)| {
+        instructions::Client { program: program.into(), libraries: libraries.into() }
+    });
+    promises::run(server, client.as_ref(), &mut gates)?;
     if let Some(file) = value("--json") {
         std::fs::write(&file, gates.json()?).map_err(|error| format!("{file}: {error}"))?;
     }

@@ -1,9 +1,13 @@
 //! Measures the gates.
 
+use std::time::Duration;
+
 use crate::delay;
 use crate::gates::{
-    G1, G4, G5_BYTES, G5_SENDS, G7_DOWN, G7_UP, G8_DOWN, G8_UP, G12, G13, G14, G15, G15_SENDS, Gate, Gates,
+    G1, G2, G4, G5_BYTES, G5_SENDS, G7_DOWN, G7_DOWN_LOCKED, G7_UP, G7_UP_LOCKED, G8_DOWN, G8_DOWN_LOCKED,
+    G8_UP, G8_UP_LOCKED, G9, G12, G13, G14, G15, G15_SENDS, Gate, Gates,
 };
+use crate::instructions;
 use crate::product::{Product, Settings};
 use crate::raw::Raw;
 use crate::table::Table;
@@ -11,10 +15,15 @@ use crate::{Placement, place};
 use crate::{many, memory};
 
 /// Measures every gate that is asked for.
-pub(crate) fn run(server: &str, gates: &mut Gates) -> Result<(), String> {
+pub(crate) fn run(
+    server: &str,
+    client: Option<&instructions::Client>,
+    gates: &mut Gates,
+) -> Result<(), String> {
     place(Placement::TwoCores)?;
     counts(server, gates)?;
     memory::run(server, gates)?;
+    instructions::run(server, client, gates)?;
     let mut table = Table::default();
     if gates.wants(&G1) {
         place(Placement::OneCore)?;
@@ -24,12 +33,31 @@ pub(crate) fn run(server: &str, gates: &mut Gates) -> Result<(), String> {
         })?;
         place(Placement::TwoCores)?;
     }
+    if gates.wants(&G2) {
+        let settings = Settings { spin: Some(POLLING), ..Settings::default() };
+        let (raw, product) = (Raw::start()?, Product::with(server, "null", &settings)?);
+        gates.judge(&G2, || {
+            table.pairs(G2.what, 9, || raw.ping_pong_polling(5000), || product.synchronous_calls(5000))
+        })?;
+    }
+    if gates.wants(&G9) {
+        const BYTES: u64 = 64 << 10;
+        place(Placement::OneCore)?;
+        let settings = Settings { buffer_bytes: 1 << 20, ..Settings::default() };
+        let (raw, product) = (Raw::start()?, Product::with(server, "null", &settings)?);
+        gates.judge(&G9, || table.pairs(G9.what, 301, || raw.up(BYTES), || product.up(BYTES, false)))?;
+        place(Placement::TwoCores)?;
+    }
     if gates.wants(&G4) {
         let product = Product::start(server, "null")?;
         gates.judge(&G4, || product.launches_a_second(500_000).map(|rate| rate / 1e6))?;
     }
-    for (driver, up, down) in [("null-dma-free", &G7_UP, &G7_DOWN), ("null", &G8_UP, &G8_DOWN)] {
-        copies(server, driver, (up, down), gates, &mut table)?;
+    let copied = [
+        ("null-dma-free", [&G7_UP, &G7_DOWN, &G7_UP_LOCKED, &G7_DOWN_LOCKED]),
+        ("null", [&G8_UP, &G8_DOWN, &G8_UP_LOCKED, &G8_DOWN_LOCKED]),
+    ];
+    for (driver, ways) in copied {
+        copies(server, driver, ways, gates, &mut table)?;
     }
     many::run(server, gates)?;
     delay::run(server, gates, &mut table)
@@ -53,20 +81,30 @@ fn counts(server: &str, gates: &mut Gates) -> Result<(), String> {
 fn copies(
     server: &str,
     driver: &str,
-    (up, down): (&Gate, &Gate),
+    [up, down, up_locked, down_locked]: [&Gate; 4],
     gates: &mut Gates,
     table: &mut Table,
 ) -> Result<(), String> {
     const BYTES: u64 = 256 << 20;
-    if !gates.wants(up) && !gates.wants(down) {
+    const PAIRS: usize = 5;
+    // All have one number.
+    if !gates.wants(up) {
         return Ok(());
     }
     let (raw, product) = (Raw::start()?, Product::start(server, driver)?);
     // The table has product / raw, the gate raw / product.
-    gates.judge(up, || {
-        table.pairs(up.what, 5, || raw.up(BYTES), || product.up(BYTES, false)).map(f64::recip)
-    })?;
-    gates.judge(down, || {
-        table.pairs(down.what, 5, || raw.down(BYTES), || product.down(BYTES, false)).map(f64::recip)
-    })
+    for (gate, locked) in [(up, false), (up_locked, true)] {
+        gates.judge(gate, || {
+            table.pairs(gate.what, PAIRS, || raw.up(BYTES), || product.up(BYTES, locked)).map(f64::recip)
+        })?;
+    }
+    for (gate, locked) in [(down, false), (down_locked, true)] {
+        gates.judge(gate, || {
+            table.pairs(gate.what, PAIRS, || raw.down(BYTES), || product.down(BYTES, locked)).map(f64::recip)
+        })?;
+    }
+    Ok(())
 }
+
+/// Longer than any wait that is measured: both ends poll all the time.
+const POLLING: Duration = Duration::from_millis(20);

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 /// What the peer is asked for: a letter, a count and a size, 17 bytes.
 const PING_PONG: u8 = b'p';
+/// As `PING_PONG`, polling at both ends.
+const PING_PONG_POLLING: u8 = b'q';
 const RECEIVE: u8 = b'r';
 const SEND: u8 = b's';
 
@@ -14,7 +16,7 @@ const SEND: u8 = b's';
 pub(crate) const REQUEST_BYTES: usize = 16;
 pub(crate) const REPLY_BYTES: usize = 24;
 /// A launch with four pointers.
-pub(crate) const LAUNCH_BYTES: usize = 100;
+pub(crate) const LAUNCH_BYTES: usize = 90;
 /// How many bytes a raw sender gives to the socket at once.
 const BATCH_BYTES: usize = 32 * 1024;
 const PART_BYTES: usize = 1024 * 1024;
@@ -60,6 +62,22 @@ impl Raw {
             (&self.socket).read_exact(&mut [0; REPLY_BYTES]).map_err(io("pong"))?;
             times.push(start.elapsed());
         }
+        times.sort();
+        Ok(times[times.len() / 2])
+    }
+
+    /// The median round trip, with both ends polling.
+    pub(crate) fn ping_pong_polling(&self, count: u64) -> Result<Duration, String> {
+        self.ask(PING_PONG_POLLING, count, 0)?;
+        self.socket.set_nonblocking(true).map_err(io("polling"))?;
+        let mut times = Vec::new();
+        for _ in 0..count {
+            let start = Instant::now();
+            (&self.socket).write_all(&[1; REQUEST_BYTES]).map_err(io("ping"))?;
+            poll_exact(&self.socket, &mut [0; REPLY_BYTES])?;
+            times.push(start.elapsed());
+        }
+        self.socket.set_nonblocking(false).map_err(io("polling"))?;
         times.sort();
         Ok(times[times.len() / 2])
     }
@@ -119,6 +137,20 @@ impl Drop for Raw {
     }
 }
 
+/// Fills a buffer from a socket that does not block.
+fn poll_exact(mut socket: &TcpStream, into: &mut [u8]) -> Result<(), String> {
+    let mut filled = 0;
+    while filled < into.len() {
+        match socket.read(&mut into[filled..]) {
+            Ok(0) => return Err("the raw peer is gone".into()),
+            Ok(now) => filled += now,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(io("polling")(error)),
+        }
+    }
+    Ok(())
+}
+
 /// The peer's side.
 pub(crate) fn serve(port: &str) -> Result<(), String> {
     let mut socket = TcpStream::connect(format!("127.0.0.1:{port}")).map_err(io("connecting"))?;
@@ -134,6 +166,14 @@ pub(crate) fn serve(port: &str) -> Result<(), String> {
                     socket.read_exact(&mut [0; REQUEST_BYTES]).map_err(io("ping"))?;
                     socket.write_all(&[2; REPLY_BYTES]).map_err(io("pong"))?;
                 }
+            }
+            PING_PONG_POLLING => {
+                socket.set_nonblocking(true).map_err(io("polling"))?;
+                for _ in 0..count {
+                    poll_exact(&socket, &mut [0; REQUEST_BYTES])?;
+                    socket.write_all(&[2; REPLY_BYTES]).map_err(io("pong"))?;
+                }
+                socket.set_nonblocking(false).map_err(io("polling"))?;
             }
             RECEIVE => {
                 let mut got = 0;

@@ -241,6 +241,7 @@ impl Remote {
 
 fn greet(address: &Address, environment: &Environment) -> Result<Greeted, ConnectError> {
     let link = SocketLink::connect(address, environment.connect_timeout, environment.link_timeout)
-        .map_err(ConnectError::Link)?;
+        .map_err(ConnectError::Link)?
+        .polling(environment.spin);
     Greeted::new(Box::new(link), environment.connect_timeout)
 }

@@ -14,6 +14,7 @@
 pub mod direct;
 pub mod link;
 pub mod memory;
+mod patience;
 pub mod socket;
 mod socket_info;
 pub mod verbs;

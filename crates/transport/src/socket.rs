@@ -5,14 +5,15 @@ use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use smallvec::SmallVec;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::link::{Link, LinkError};
+use crate::patience::{Patience, is_crowded};
 use crate::socket_info::tcp_bytes;
 
 /// Where a server listens.
@@ -38,6 +39,8 @@ impl fmt::Display for Address {
 pub struct SocketLink {
     socket: Socket,
     peer: String,
+    /// How long to poll for bytes; `None` for not at all.
+    patience: Option<Patience>,
 }
 
 impl SocketLink {
@@ -90,9 +93,56 @@ impl SocketLink {
     }
 
     fn from_socket(socket: Socket, peer: String, link_timeout: Duration) -> Result<SocketLink, LinkError> {
-        let link = SocketLink { socket, peer };
+        let link = SocketLink { socket, peer, patience: None };
         link.configure(link_timeout).map_err(|source| link.lost(source))?;
         Ok(link)
+    }
+
+    /// Has whoever waits for bytes poll before it sleeps: as long as `fixed` says (`VGPU_SPIN_US`), else as waits have taken
+    /// lately - but not where processors are few.
+    #[must_use]
+    pub fn polling(mut self, fixed: Option<Duration>) -> SocketLink {
+        self.patience = match fixed {
+            Some(Duration::ZERO) => None,
+            None if is_crowded() => None,
+            fixed => Some(Patience::new(fixed, FIRST_WAIT)),
+        };
+        self
+    }
+
+    /// What has come already; `None` if that is nothing.
+    fn receive_now(&self, into: &mut [u8]) -> Result<Option<usize>, LinkError> {
+        match rustix::net::recv(&self.socket, into, RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => Err(LinkError::Closed { peer: self.peer.clone() }),
+            Ok((_, received)) => Ok(Some(received)),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(error) => Err(self.lost(error.into())),
+        }
+    }
+
+    /// Sleeps until bytes come.
+    fn receive_asleep(&self, into: &mut [u8]) -> Result<usize, LinkError> {
+        loop {
+            match rustix::io::read(&self.socket, &mut *into) {
+                Ok(0) => return Err(LinkError::Closed { peer: self.peer.clone() }),
+                Ok(received) => return Ok(received),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(self.lost(error.into())),
+            }
+        }
+    }
+
+    /// Polls for bytes, for a while.
+    fn poll(&self, patience: &Patience, into: &mut [u8]) -> Result<Option<usize>, LinkError> {
+        let (start, budget) = (Instant::now(), patience.budget());
+        loop {
+            if let Some(received) = self.receive_now(into)? {
+                return Ok(Some(received));
+            }
+            if start.elapsed() >= budget {
+                return Ok(None);
+            }
+        }
     }
 
     fn configure(&self, link_timeout: Duration) -> io::Result<()> {
@@ -138,6 +188,9 @@ const NO_SIGNAL: i32 = 0x4000;
 /// `MSG_DONTWAIT`.
 const NO_WAIT: i32 = 0x40;
 
+/// What a first wait is taken for: a round trip in one machine room.
+const FIRST_WAIT: Duration = Duration::from_micros(20);
+
 fn connect_tcp(address: SocketAddr, timeout: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.connect_timeout(&address.into(), timeout)?;
@@ -182,14 +235,12 @@ impl Link for SocketLink {
     }
 
     fn receive(&self, into: &mut [u8]) -> Result<usize, LinkError> {
-        loop {
-            match rustix::io::read(&self.socket, &mut *into) {
-                Ok(0) => return Err(LinkError::Closed { peer: self.peer.clone() }),
-                Ok(received) => return Ok(received),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(self.lost(error.into())),
-            }
-        }
+        let Some(patience) = &self.patience else { return self.receive_asleep(into) };
+        let start = Instant::now();
+        let polled = self.poll(patience, into)?;
+        let received = polled.map_or_else(|| self.receive_asleep(into), Ok)?;
+        patience.learn(start);
+        Ok(received)
     }
 
     fn wait_readable(&self, timeout: Duration) -> Result<bool, LinkError> {

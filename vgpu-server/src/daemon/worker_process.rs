@@ -26,7 +26,8 @@ pub fn run(options: &Options) -> Result<(), String> {
         .map_err(|error| format!("redirecting standard output: {error}"))?;
     let link: Arc<dyn Link> = Arc::new(
         SocketLink::from_descriptor(socket, options.client.clone(), super::link_timeout())
-            .map_err(|error| error.to_string())?,
+            .map_err(|error| error.to_string())?
+            .polling(options.spin_us.map(Duration::from_micros)),
     );
     let device = options.driver.open(options.device).map_err(|error| {
         format!("opening device {} of driver {}: {error}", options.device, options.driver)

@@ -15,13 +15,13 @@ use verbs_abi::{Address, QueueSizes, step};
 
 use super::error::VerbsError;
 use super::link::{RING_BYTES, RING_MESSAGES, VerbsLink};
-use super::patience::Patience;
 use super::pinned::Pinned;
 use super::plugin::{Endpoint, Listener, Plugin};
 use super::receives::post_receives;
 use super::sends::SEND_REQUESTS;
 use crate::direct::RemoteAddress;
 use crate::link::{Link, LinkError};
+use crate::patience::Patience;
 
 /// What the user chose about verbs.
 #[derive(Clone, Debug)]

@@ -25,13 +25,13 @@ use verbs_abi::{Completion, queue};
 
 use super::connect::Terms;
 use super::error::{VerbsError, explain};
-use super::patience::Patience;
 use super::pinned::Pinned;
 use super::plugin::Endpoint;
 use super::receives::Receives;
 use super::ring::{Reader, Writer};
 use super::sends::Sends;
 use crate::link::{Link, LinkError};
+use crate::patience::Patience;
 
 /// See the module's text.
 pub struct VerbsLink {

@@ -12,7 +12,6 @@ mod connect;
 mod direct;
 mod error;
 mod link;
-mod patience;
 mod pinned;
 mod plugin;
 pub mod raw;

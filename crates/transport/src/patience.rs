@@ -1,4 +1,4 @@
-//! How long to poll before sleeping.
+//! How long a waiting thread polls before it sleeps.
 //!
 //! Polling pays when the answer comes soon and costs a processor when it does not. The budget follows what waiting has
 //! cost lately: twice the usual wait if that is short, next to nothing if it is long (a kernel is running, nobody
@@ -49,6 +49,14 @@ impl Patience {
         self.usual.store(usual - usual / 8 + waited / 8, Ordering::Relaxed);
     }
 }
+
+/// Whether this process may use so few processors that whoever polls takes one from whom it waits for.
+pub(crate) fn is_crowded() -> bool {
+    std::thread::available_parallelism().is_ok_and(|processors| processors.get() < ROOMY)
+}
+
+/// Program, progress thread, and on one machine also the worker's reader and issuer.
+const ROOMY: usize = 4;
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
