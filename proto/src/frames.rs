@@ -36,16 +36,26 @@ pub struct FrameReader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// How much to ask the link for at once. Little behind a long run of bulk bytes: where one came, the next is likely, and
+    /// what comes through the buffer is copied once more.
+    reach: usize,
 }
 
 impl Default for FrameReader {
     fn default() -> Self {
-        FrameReader { buffer: vec![0; FrameReader::BUFFER_BYTES], start: 0, end: 0 }
+        FrameReader {
+            buffer: vec![0; FrameReader::BUFFER_BYTES],
+            start: 0,
+            end: 0,
+            reach: FrameReader::BUFFER_BYTES,
+        }
     }
 }
 
 impl FrameReader {
     const BUFFER_BYTES: usize = 64 * 1024;
+    /// The least reach.
+    const NEAR_BYTES: usize = 2 * 1024;
     /// What arguments are short, as those of control messages are.
     pub const SHORT_BYTES: usize = 1024;
     /// Arguments are read in steps of this size, so that memory is spent only on bytes that have come.
@@ -135,6 +145,9 @@ impl FrameReader {
         into[..buffered].copy_from_slice(&self.buffer[self.start..self.start + buffered]);
         self.start += buffered;
         let mut filled = buffered;
+        if into.len() >= FrameReader::BUFFER_BYTES / 4 {
+            self.reach = FrameReader::NEAR_BYTES;
+        }
         while filled < into.len() {
             if into.len() - filled < FrameReader::BUFFER_BYTES / 4 {
                 // A short rest: take what follows it along.
@@ -160,7 +173,11 @@ impl FrameReader {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        self.end += read(&mut self.buffer[self.end..]).map_err(FrameError::Link)?;
+        let end = self.buffer.len().min(self.end + self.reach);
+        self.end += read(&mut self.buffer[self.end..end]).map_err(FrameError::Link)?;
+        if self.end == end {
+            self.reach = (self.reach * 4).min(FrameReader::BUFFER_BYTES);
+        }
         Ok(())
     }
 }

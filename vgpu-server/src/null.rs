@@ -43,6 +43,8 @@ struct State {
     /// Event -> stream position that its last recording stands for, and when it was recorded.
     events: HashMap<u64, (u64, u64, Instant)>,
     open_gates: HashMap<u64, bool>,
+    /// Threads that wait for work to be done.
+    waiting: usize,
     tally: Tally,
 }
 
@@ -118,16 +120,20 @@ impl NullGpu {
                 Work::Gate(_) | Work::Event { .. } => {}
             }
             state.streams.get_mut(&id).expect("streams in use stay").done += 1;
-            self.changed.notify_all();
+            if state.waiting > 0 {
+                self.changed.notify_all();
+            }
         }
         state
     }
 
     fn wait_until(&self, done: impl Fn(&State) -> bool) {
         let mut state = self.lock();
+        state.waiting += 1;
         while !done(&state) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state.waiting -= 1;
     }
 }
 

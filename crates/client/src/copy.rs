@@ -114,7 +114,7 @@ impl Session {
         }
         let mut frame = Vec::new();
         Upload { staging }.append(&mut frame, u32::try_from(bytes).expect("a part is at most 1 MiB"));
-        self.post_behind(&[&frame, part.read()], row(0x0801), &mut |out| {
+        self.post_behind(&[&frame, part.read()], row(0x0801), |out| {
             codec::put(out, (dst, staging, bytes, stream));
         })?;
         Ok(None)

@@ -88,6 +88,8 @@ struct Counters {
 pub(crate) struct Outgoing {
     pub(crate) buffer: Vec<u8>,
     next_call: CallId,
+    /// Where in the buffer the call that was appended last begins.
+    last_call: usize,
     /// The thread that posted last.
     poster: Option<ThreadNumber>,
     /// Bytes of call frames sent so far, and how far they reached after some of the calls.
@@ -149,6 +151,7 @@ impl Session {
             outgoing: Mutex::new(Outgoing {
                 buffer: Vec::with_capacity(2 * FLUSH_BYTES),
                 next_call: CallId(1),
+                last_call: 0,
                 poster: None,
                 bytes: 0,
                 marks: VecDeque::new(),
@@ -261,9 +264,9 @@ impl Session {
         if out.poster != Some(thread) {
             self.change_poster(&mut out, thread, call);
         }
-        let start = out.buffer.len();
+        out.last_call = out.buffer.len();
         append(&mut out.buffer, row.opcode, call, 0, write);
-        let bytes = (out.buffer.len() - start) as u64;
+        let bytes = (out.buffer.len() - out.last_call) as u64;
         out.bytes += bytes;
         self.account(|account| account.appended(row, bytes));
         if out.bytes >= out.next_mark {
@@ -301,6 +304,12 @@ impl Session {
 
     /// Writes the send buffer, then `parts`.
     pub(crate) fn flush_with(&self, out: &mut Outgoing, parts: &[&[u8]]) -> CuResult<()> {
+        let end = out.buffer.len();
+        self.flush_around(out, end, parts)
+    }
+
+    /// Writes the send buffer, with `parts` at a place of it.
+    fn flush_around(&self, out: &mut Outgoing, place: usize, parts: &[&[u8]]) -> CuResult<()> {
         self.counters.sends.fetch_add(1, Ordering::Relaxed);
         let bytes = out.buffer.len() + parts.iter().map(|part| part.len()).sum::<usize>();
         self.counters.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -311,7 +320,8 @@ impl Session {
         let sent = if parts.is_empty() {
             self.link.send(&[&out.buffer])
         } else {
-            let all: Vec<&[u8]> = [&out.buffer[..]].into_iter().chain(parts.iter().copied()).collect();
+            let (before, behind) = out.buffer.split_at(place);
+            let all: Vec<&[u8]> = [before].iter().chain(parts).chain(&[behind]).copied().collect();
             self.link.send(&all)
         };
         out.buffer.clear();
@@ -340,17 +350,16 @@ impl Session {
         Ok(call)
     }
 
-    /// Sends `parts`, which are frames of their own, and posts a call that refers to them.
+    /// Sends `parts`, which are frames of their own, and a posted call that refers to them, at once.
     pub(crate) fn post_behind(
         &self,
         parts: &[&[u8]],
         row: &Row,
-        write: &mut dyn FnMut(&mut Vec<u8>),
+        write: impl FnOnce(&mut Vec<u8>),
     ) -> CuResult<()> {
-        self.check()?;
-        self.flush_with(&mut self.outgoing(), parts)?;
-        // Bulk bytes are addressed by their place in the staging, so calls of other threads may stand between.
-        self.post_call(row, write).map(drop)
+        let (mut out, _) = self.append(row, write)?;
+        let place = out.last_call;
+        self.flush_around(&mut out, place, parts)
     }
 
     /// Leaves a control frame in front of the calls that follow.
@@ -508,8 +517,7 @@ impl Session {
             let read = self.read_frames();
             state = self.state();
             state.reading = false;
-            // Whoever waits looks again: for what has come, and for the role.
-            self.changed.notify_all();
+            self.notify_others(&state, 1);
             if read.is_err() {
                 state.lost.get_or_insert(CuError::DEVICE_UNAVAILABLE);
             }
@@ -551,8 +559,19 @@ impl Session {
                 break;
             }
         }
-        self.state().reading = false;
-        self.changed.notify_all();
+        let mut state = self.state();
+        state.reading = false;
+        self.notify_others(&state, 0);
+    }
+
+    /// Has whoever waits look again, for what has come and for the role of the reader; `own` of those who wait is the caller.
+    ///
+    /// Mostly nobody else does, and a notice costs a system call. Whoever begins to wait is counted before it looks at
+    /// the state, which is locked here.
+    fn notify_others(&self, _locked: &State, own: usize) {
+        if self.waiting.load(Ordering::Acquire) > own {
+            self.changed.notify_all();
+        }
     }
 
     /// Whether threads of the program wait for this link, and so read it.

@@ -339,7 +339,8 @@ impl Worker {
         no_bulk(header)?;
         let is_first = group.is_empty();
         group.add(header.call, header.opcode);
-        if is_first && self.cannot_wait(header.opcode) && self.queue.issue_now() {
+        let is_quick = |call: Call<'_>| self.cannot_wait(&call);
+        if is_first && group.calls().next().is_some_and(is_quick) && self.queue.issue_now() {
             let made = group.calls().try_for_each(|call| self.make(&call, Outbox::send_now));
             self.queue.issued_now();
             group.clear();
@@ -446,7 +447,7 @@ impl Worker {
         let row = table::row(call.opcode)
             .ok_or_else(|| Malformed::new("opcode", format_args!("{:#06x} is no call", call.opcode)))?;
         self.follow_memory(call, false);
-        let before = self.busy.begin(row);
+        let before = self.busy.begin(row, light_bytes(call));
         let mut value = Vec::new();
         let result = table::dispatch(
             call.opcode,
@@ -489,12 +490,15 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether the thread that reads may issue a call itself: one that waits for its answer, when nothing is under way
-    /// that it could wait for, and that takes no longer than an answer from memory.
-    fn cannot_wait(&self, opcode: u16) -> bool {
+    /// Whether the thread that reads may issue a call itself: one that waits for its answer and takes no longer than an
+    /// answer from memory, or a small copy to the device, when nothing is under way that they could wait for - but for such
+    /// copies, which are over in the time of a wake-up.
+    fn cannot_wait(&self, call: &Call<'_>) -> bool {
         const QUICK: [u16; 3] = [0x01, 0x05, 0x06];
+        let opcode = call.opcode;
         let quick = QUICK.contains(&(opcode >> 8)) || opcode == MEM_GET_INFO || opcode == MEMCPY_D_TO_H;
-        quick && self.busy.is_idle() && table::row(opcode).is_some_and(|row| row.class == Class::Wait)
+        let answers = quick && table::row(opcode).is_some_and(|row| row.class == Class::Wait);
+        (answers || light_bytes(call).is_some()) && self.busy.is_nearly_idle(light_bytes(call).unwrap_or(0))
     }
 
     /// Keeps the network's registrations of device memory in step with what is there.
@@ -519,32 +523,55 @@ impl Worker {
     }
 }
 
-/// Whether the device may have work, as far as the calls tell.
+/// What the device may still have to do, as far as the calls tell.
 #[derive(Default)]
 struct Busy {
     /// Calls that may have left work behind.
     begun: AtomicU64,
+    /// The last of them that is no light copy.
+    last_heavy: AtomicU64,
     /// How many of them are known to be over.
     over: AtomicU64,
+    /// Bytes of light copies since the context was last synchronized.
+    light_bytes: AtomicU64,
 }
+
+/// A copy from staging of so few bytes that it is over in the time of a wake-up: how many.
+fn light_bytes(call: &Call<'_>) -> Option<u64> {
+    // Destination, place in the staging, bytes, stream.
+    let bytes = call.arguments.get(16..24).filter(|_| call.opcode == STAGED_H_TO_D)?;
+    Some(u64::from_le_bytes(*bytes.first_chunk()?)).filter(|bytes| *bytes <= LIGHT_BYTES)
+}
+
+/// At most this much of light copies may be under way when the reader waits for them.
+const LIGHT_BYTES: u64 = 512 * 1024;
 
 impl Busy {
     /// A call is about to be made; answers what to tell [`end`](Busy::end).
-    fn begin(&self, row: &table::Row) -> u64 {
+    fn begin(&self, row: &table::Row, light: Option<u64>) -> u64 {
         // A driver may load a module lazily.
         let leaves_work = row.class == Class::Post || row.opcode >> 8 == 0x04;
-        self.begun.fetch_add(u64::from(leaves_work), Ordering::AcqRel)
+        let before = self.begun.fetch_add(u64::from(leaves_work), Ordering::AcqRel);
+        match light {
+            Some(bytes) => drop(self.light_bytes.fetch_add(bytes, Ordering::AcqRel)),
+            None if leaves_work => drop(self.last_heavy.fetch_max(before + 1, Ordering::AcqRel)),
+            None => {}
+        }
+        before
     }
 
     /// A call has been made. A synchronized context is done with all that was begun before.
     fn end(&self, opcode: u16, before: u64) {
         if opcode == CTX_SYNCHRONIZE {
+            self.light_bytes.store(0, Ordering::Release);
             self.over.fetch_max(before, Ordering::AcqRel);
         }
     }
 
-    fn is_idle(&self) -> bool {
-        self.over.load(Ordering::Acquire) == self.begun.load(Ordering::Acquire)
+    /// Whether all that may be under way is light copies, with `more` bytes few enough.
+    fn is_nearly_idle(&self, more: u64) -> bool {
+        self.over.load(Ordering::Acquire) >= self.last_heavy.load(Ordering::Acquire)
+            && self.light_bytes.load(Ordering::Acquire).saturating_add(more) <= LIGHT_BYTES
     }
 }
 
@@ -559,5 +586,6 @@ fn no_bulk(header: &Header) -> Result<(), Malformed> {
 /// Opcodes below are control messages.
 const FIRST_CALL: u16 = 0x0100;
 const CTX_SYNCHRONIZE: u16 = 0x0101;
+const STAGED_H_TO_D: u16 = 0x0801;
 const MEM_GET_INFO: u16 = 0x0305;
 const MEMCPY_D_TO_H: u16 = 0x0311;

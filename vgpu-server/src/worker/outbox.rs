@@ -57,6 +57,20 @@ struct State {
     /// Whether a thread is sending what it took from the queue.
     sending: bool,
     closed: bool,
+    /// The only message of the queue may wait for another.
+    is_lazy: bool,
+}
+
+impl State {
+    fn add(&mut self, message: Message) {
+        self.queue.push_back(message);
+        self.is_lazy = false;
+    }
+
+    /// Whether there is something that must be sent.
+    fn is_due(&self) -> bool {
+        !self.queue.is_empty() && !self.is_lazy
+    }
 }
 
 impl Outbox {
@@ -71,8 +85,19 @@ impl Outbox {
     /// Leaves a message to whoever sends. Never blocks.
     pub(crate) fn push(&self, message: Message) {
         let mut state = self.lock();
-        state.queue.push_back(message);
+        state.add(message);
         if !state.sending {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Leaves a message that may wait for the next one; never more than one waits.
+    pub(crate) fn push_lazily(&self, message: Message) {
+        let mut state = self.lock();
+        let is_only = state.queue.is_empty();
+        state.add(message);
+        state.is_lazy = is_only;
+        if !state.sending && !is_only {
             self.changed.notify_all();
         }
     }
@@ -80,7 +105,7 @@ impl Outbox {
     /// Queues a message and sends what is queued, if nobody else is sending already.
     pub(crate) fn send(&self, message: Message) {
         let mut state = self.lock();
-        state.queue.push_back(message);
+        state.add(message);
         if !state.sending {
             drop(self.drain(state));
         }
@@ -90,19 +115,25 @@ impl Outbox {
     /// reads, which must not wait for the peer to read.
     pub(crate) fn send_now(&self, message: Message) {
         let mut state = self.lock();
-        if state.sending || !state.queue.is_empty() || message.write.is_some() || message.bulk.is_some() {
-            state.queue.push_back(message);
+        let is_plain =
+            |message: &Message| message.write.is_none() && message.bulk.is_none() && message.sent.is_none();
+        state.add(message);
+        if state.sending || !state.queue.iter().all(is_plain) {
             self.changed.notify_all();
             return;
         }
         state.sending = true;
+        let batch: Vec<u8> = match state.queue.len() {
+            1 => state.queue.pop_front().map(|message| message.frame).unwrap_or_default(),
+            _ => state.queue.drain(..).flat_map(|message| message.frame).collect(),
+        };
         drop(state);
-        let sent = self.link.try_send(&[&message.frame]);
+        let sent = self.link.try_send(&[&batch]);
         let mut state = self.lock();
         state.sending = false;
         match sent {
-            Ok(sent) if sent == message.frame.len() => {}
-            Ok(sent) => state.queue.push_front(Message::frame(message.frame[sent..].to_vec())),
+            Ok(sent) if sent == batch.len() => {}
+            Ok(sent) => state.queue.push_front(Message::frame(batch[sent..].to_vec())),
             // As in `transmit`.
             Err(_) => self.link.shutdown(),
         }
@@ -115,7 +146,7 @@ impl Outbox {
     pub(crate) fn write_until_closed(&self) {
         let mut state = self.lock();
         while !state.closed {
-            if state.queue.is_empty() || state.sending {
+            if !state.is_due() || state.sending {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             } else {
                 state = self.drain(state);

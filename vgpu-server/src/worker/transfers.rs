@@ -321,7 +321,12 @@ impl TransferCalls for Transfers {
         let span = shared.upload_range(staging, bytes).map_err(|_| CuError::INVALID_VALUE)?;
         let copied = shared.device.cuMemcpyHtoDAsync_v2(dst, span, stream);
         let outbox = Arc::clone(&shared.outbox);
-        shared.when_reached(stream, move |_| send(&outbox, |out| Credit { staging, bytes }.append(out, 0)));
+        shared.when_reached(stream, move |_| {
+            // The program waits for its copy, most likely, and not for the place: both can go together.
+            let mut frame = Vec::new();
+            Credit { staging, bytes }.append(&mut frame, 0);
+            outbox.push_lazily(Message::frame(frame));
+        });
         copied
     }
 
