@@ -73,6 +73,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes as many bytes as a number has.
+    #[inline]
     pub fn take_array<const BYTES: usize>(
         &mut self,
         reading: &'static str,
@@ -86,6 +87,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes what [`put_bytes`] has written.
+    #[inline]
     pub fn take_bytes(&mut self, reading: &'static str) -> Result<&'a [u8], Malformed> {
         let length = u32::from_le_bytes(self.take_array(reading)?);
         let (bytes, rest) = self.rest.split_at_checked(length as usize).ok_or_else(|| {

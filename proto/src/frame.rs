@@ -59,13 +59,11 @@ impl Header {
     }
 
     /// Reads a header and bounds its lengths, so that nobody allocates on a stranger's word.
+    #[inline]
     pub fn decode(bytes: &[u8; Header::SIZE]) -> Result<Header, Malformed> {
         let [m0, m1, o0, o1, c0, c1, c2, c3, l0, l1, l2, l3, b0, b1, b2, b3] = *bytes;
         if [m0, m1] != Header::MAGIC {
-            return Err(Malformed::new(
-                "frame header",
-                format_args!("magic {:#06x}", u16::from_be_bytes([m0, m1])),
-            ));
+            return Err(Header::not_magic(u16::from_be_bytes([m0, m1])));
         }
         let header = Header {
             opcode: u16::from_le_bytes([o0, o1]),
@@ -73,13 +71,21 @@ impl Header {
             length: u32::from_le_bytes([l0, l1, l2, l3]),
             bulk: u32::from_le_bytes([b0, b1, b2, b3]),
         };
-        if header.length as usize > MESSAGE_LIMIT {
-            return Err(Malformed::new("frame header", format_args!("{} bytes of arguments", header.length)));
-        }
-        if header.bulk > Header::BULK_LIMIT {
-            return Err(Malformed::new("frame header", format_args!("{} bulk bytes", header.bulk)));
+        if header.length as usize > MESSAGE_LIMIT || header.bulk > Header::BULK_LIMIT {
+            return Err(header.too_long());
         }
         Ok(header)
+    }
+
+    #[cold]
+    fn not_magic(magic: u16) -> Malformed {
+        Malformed::new("frame header", format_args!("magic {magic:#06x}"))
+    }
+
+    #[cold]
+    fn too_long(self) -> Malformed {
+        let Header { length, bulk, .. } = self;
+        Malformed::new("frame header", format_args!("{length} bytes of arguments, {bulk} bulk bytes"))
     }
 }
 

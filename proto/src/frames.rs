@@ -125,6 +125,12 @@ impl FrameReader {
         read: &mut impl FnMut(&mut [u8]) -> Result<usize, E>,
     ) -> Result<(), FrameError<E>> {
         let mut left = length as usize;
+        if left <= self.end - self.start {
+            // Most calls have come whole.
+            into.extend_from_slice(&self.buffer[self.start..self.start + left]);
+            self.start += left;
+            return Ok(());
+        }
         while left > 0 {
             let step = left.min(FrameReader::STEP_BYTES);
             let from = into.len();

@@ -53,6 +53,7 @@ macro_rules! number {
             type Arg<'a> = $type;
             #[inline]
             fn write(arg: $type, out: &mut Vec<u8>) { out.extend_from_slice(&arg.to_le_bytes()); }
+            #[inline]
             fn read<'a>(reader: &mut Reader<'a>, name: &'static str) -> Result<$type, Malformed> {
                 reader.take_array(name).map(<$type>::from_le_bytes)
             }
@@ -67,9 +68,11 @@ macro_rules! handle {
             type Arg<'a> = $type;
             #[inline]
             fn write(arg: $type, out: &mut Vec<u8>) { out.extend_from_slice(&arg.0.to_le_bytes()); }
+            #[inline]
             fn read<'a>(reader: &mut Reader<'a>, name: &'static str) -> Result<$type, Malformed> {
                 reader.take_array(name).map(u64::from_le_bytes).map(names::Named::from_number)
             }
+            #[inline]
             fn resolve<'a>(arg: Self::Arg<'a>, names: &Names) -> CuResult<Self::Arg<'a>> { names.resolve(arg) }
             fn sample() -> $type { $sample }
         }
@@ -117,6 +120,7 @@ impl Param for Dim3 {
     fn write(arg: Dim3, out: &mut Vec<u8>) {
         put_extents([arg.x, arg.y, arg.z].map(u32::to_le_bytes), out);
     }
+    #[inline]
     fn read<'a>(reader: &mut Reader<'a>, name: &'static str) -> Result<Dim3, Malformed> {
         let mut extent = || reader.take_array(name).map(u32::from_le_bytes);
         Ok(Dim3 { x: extent()?, y: extent()?, z: extent()? })
@@ -142,6 +146,7 @@ impl Param for BlockDim {
         let extent = |extent: u32| u16::try_from(extent).unwrap_or(0).to_le_bytes();
         put_extents([arg.x, arg.y, arg.z].map(extent), out);
     }
+    #[inline]
     fn read<'a>(reader: &mut Reader<'a>, name: &'static str) -> Result<Dim3, Malformed> {
         let mut extent = || reader.take_array(name).map(|bytes| u32::from(u16::from_le_bytes(bytes)));
         Ok(Dim3 { x: extent()?, y: extent()?, z: extent()? })
@@ -160,6 +165,7 @@ impl Param for InBytes {
     fn write(arg: &[u8], out: &mut Vec<u8>) {
         codec::put_bytes(out, arg);
     }
+    #[inline]
     fn read<'a>(reader: &mut Reader<'a>, name: &'static str) -> Result<&'a [u8], Malformed> {
         reader.take_bytes(name)
     }

@@ -9,6 +9,8 @@
 //! Three macros read each chapter: `declare` (trait and rows), `remote` (any [`Caller`](crate::Caller) has the
 //! calls) and `serve` (bytes -> method of a device). The test that walks the table is a fourth.
 
+use std::sync::LazyLock;
+
 use cuda_types::{CuError, CuResult};
 
 use crate::codec::{Malformed, Reader};
@@ -203,10 +205,18 @@ pub fn rows() -> impl Iterator<Item = &'static Row> {
     .flatten()
 }
 
-/// The row of an opcode.
+/// The row of an opcode. Every call is looked up here when it arrives.
 pub fn row(opcode: u16) -> Option<&'static Row> {
-    rows().find(|row| row.opcode == opcode)
+    static BY_OPCODE: LazyLock<Vec<Option<&'static Row>>> = LazyLock::new(|| {
+        let mut table = vec![None; OPCODE_END];
+        rows().for_each(|row| table[usize::from(row.opcode)] = Some(row));
+        table
+    });
+    BY_OPCODE.get(usize::from(opcode)).copied().flatten()
 }
+
+/// Every opcode of a call is below this.
+pub const OPCODE_END: usize = 0x0a00;
 
 /// A number that differs when any row up to protocol version `version` differs (FNV-1a over names and signatures).
 pub fn table_hash(version: u16) -> u64 {
@@ -265,6 +275,7 @@ pub fn dispatch(
 }
 
 /// A destroyed thing's name is free again.
+#[inline]
 fn forget_destroyed(opcode: u16, arguments: &[u8], names: &Names) {
     let mut reader = Reader::new(arguments);
     match opcode {

@@ -110,6 +110,16 @@ impl From<FrameError<LinkError>> for SessionEnd {
 #[derive(Debug, Default)]
 pub struct CallCounts(BTreeMap<&'static str, u64>);
 
+impl CallCounts {
+    fn of(by_opcode: &[AtomicU64]) -> CallCounts {
+        let count = |row: &table::Row| {
+            let count = by_opcode.get(usize::from(row.opcode))?.load(Ordering::Relaxed);
+            (count > 0).then_some((row.name, count))
+        };
+        CallCounts(table::rows().filter_map(count).collect())
+    }
+}
+
 impl std::fmt::Display for CallCounts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let total: u64 = self.0.values().sum();
@@ -156,7 +166,7 @@ pub fn serve(
         usage: Arc::clone(&options.usage),
         busy: Busy::default(),
         outbox: Arc::clone(&outbox),
-        counts: Mutex::default(),
+        counts: (0..table::OPCODE_END).map(|_| AtomicU64::new(0)).collect(),
         unacknowledged: AtomicU64::new(0),
         // However large the window: a client that is near uses little of it.
         issued_quantum: (options.control_bytes / 4).min(ISSUED_BYTES),
@@ -185,7 +195,7 @@ pub fn serve(
     link.shutdown();
     let malformed = worker.malformed.lock().unwrap_or_else(PoisonError::into_inner).take();
     let end = malformed.map_or(end, SessionEnd::Malformed);
-    let counts = std::mem::take(&mut *worker.counts.lock().unwrap_or_else(PoisonError::into_inner));
+    let counts = CallCounts::of(&worker.counts);
     // The lander and the writer may wait for a device or a peer that is gone; the process ends without them.
     drop(helpers);
     (end, counts)
@@ -275,7 +285,8 @@ struct Worker {
     usage: Arc<Usage>,
     busy: Busy,
     outbox: Arc<Outbox>,
-    counts: Mutex<CallCounts>,
+    /// Calls made, by opcode.
+    counts: Box<[AtomicU64]>,
     /// Bytes of calls issued since the client was last told.
     unacknowledged: AtomicU64,
     issued_quantum: u64,
@@ -462,7 +473,9 @@ impl Worker {
             self.busy.end(call.opcode, before);
             self.usage.made(call.opcode, call.arguments);
         }
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).0.entry(row.name).or_default() += 1;
+        if let Some(count) = self.counts.get(usize::from(call.opcode)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         let error = result.err().map_or(0, |error| error.0);
         let mut frame = Vec::new();
         match row.class {
