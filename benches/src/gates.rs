@@ -3,7 +3,10 @@
 //! Counts repeat to the digit and are judged as they are. Timings are medians of paired runs on a shared machine, so one
 //! that fails is measured again, up to three times in all, and the best of the medians is judged.
 
-use serde::Serialize;
+use std::path::Path;
+
+use plot::{Axis, SampleChart, Samples};
+use serde::{Deserialize, Serialize};
 
 /// One promise.
 #[derive(Clone, Copy)]
@@ -32,17 +35,41 @@ pub(crate) enum Kind {
 }
 
 /// What came of a gate.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Judged {
-    id: &'static str,
-    what: &'static str,
-    value: f64,
-    bound: &'static str,
+    id: String,
+    what: String,
+    /// None if it could not be measured.
+    value: Option<f64>,
+    /// All that were measured: ratios of pairs, or one a try.
+    samples: Vec<f64>,
+    bound: String,
     gate: f64,
     stretch: f64,
     pass: bool,
     /// Why it could not be measured.
     missing: Option<String>,
+}
+
+/// A value, and what it is the median of.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) value: f64,
+    pub(crate) samples: Vec<f64>,
+}
+
+impl From<f64> for Measured {
+    fn from(value: f64) -> Measured {
+        Measured { value, samples: vec![value] }
+    }
+}
+
+impl Measured {
+    /// The same the other way round: raw / product for product / raw.
+    pub(crate) fn recip(self) -> Measured {
+        let samples = self.samples.into_iter().map(f64::recip).collect();
+        Measured { value: self.value.recip(), samples }
+    }
 }
 
 const fn gate(
@@ -161,41 +188,88 @@ impl Gates {
     }
 
     /// Judges a gate that is asked for, by a value that `measure` finds.
-    pub(crate) fn judge(
+    pub(crate) fn judge<M: Into<Measured>>(
         &mut self,
         gate: &Gate,
-        mut measure: impl FnMut() -> Result<f64, String>,
+        mut measure: impl FnMut() -> Result<M, String>,
     ) -> Result<(), String> {
         if !self.wants(gate) {
             return Ok(());
         }
         let tries = if gate.kind == Count { 1 } else { TRIES };
-        let mut best: Option<f64> = None;
+        let mut best: Option<Measured> = None;
         for _ in 0..tries {
-            let value = measure().map_err(|error| format!("{}: {error}", gate.id))?;
-            let is_better = best.is_none_or(|best| gate.is_better(value, best));
-            best = if is_better { Some(value) } else { best };
-            if best.is_some_and(|best| gate.passes(best)) {
+            let now: Measured = measure().map_err(|error| format!("{}: {error}", gate.id))?.into();
+            if best.as_ref().is_none_or(|best| gate.is_better(now.value, best.value)) {
+                best = Some(now);
+            }
+            if best.as_ref().is_some_and(|best| gate.passes(best.value)) {
                 break;
             }
         }
-        self.note(gate, best.unwrap_or(f64::NAN), None);
+        self.note(gate, best, None);
         Ok(())
     }
 
     /// Notes that a gate that is asked for cannot be measured here; it is then not kept.
     pub(crate) fn cannot_measure(&mut self, gate: &Gate, reason: &str) {
         if self.wants(gate) {
-            self.note(gate, f64::NAN, Some(reason.to_owned()));
+            self.note(gate, None, Some(reason.to_owned()));
         }
     }
 
-    fn note(&mut self, gate: &Gate, value: f64, missing: Option<String>) {
-        let pass = missing.is_none() && gate.passes(value);
-        eprintln!("{:<4} {:<8} {value:>9.3}  {}", gate.id, if pass { "pass" } else { "FAILS" }, gate.what);
+    fn note(&mut self, gate: &Gate, measured: Option<Measured>, missing: Option<String>) {
+        let value = measured.as_ref().map(|measured| measured.value);
+        let pass = value.is_some_and(|value| gate.passes(value));
         let bound = if gate.bound == AtMost { "<=" } else { ">=" };
         let Gate { id, what, gate, stretch, .. } = *gate;
-        self.judged.push(Judged { id, what, value, bound, gate, stretch, pass, missing });
+        self.add(Judged {
+            id: id.to_owned(),
+            what: what.to_owned(),
+            value,
+            samples: measured.map_or_else(Vec::new, |measured| measured.samples),
+            bound: bound.to_owned(),
+            gate,
+            stretch,
+            pass,
+            missing,
+        });
+    }
+
+    fn add(&mut self, judged: Judged) {
+        let word = if judged.pass { "pass" } else { "FAILS" };
+        eprintln!("{:<4} {word:<8} {:>9}  {}", judged.id, judged.shown(), judged.what);
+        self.judged.push(judged);
+    }
+
+    /// Adds gates that another program has judged, as JSON.
+    pub(crate) fn add_judged(&mut self, json: &str) -> Result<(), String> {
+        let judged: Vec<Judged> =
+            serde_json::from_str(json).map_err(|error| format!("gates of another program: {error}"))?;
+        judged.into_iter().for_each(|judged| self.add(judged));
+        Ok(())
+    }
+
+    /// Draws every gate that was measured, as an SVG file in `folder`: what was measured beside what it is held to.
+    pub(crate) fn draw(&self, folder: &Path) -> Result<(), String> {
+        std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        for (number, judged) in self.judged.iter().enumerate().filter(|(_, judged)| judged.value.is_some()) {
+            let series =
+                |name: &str, values: &[f64]| Samples { name: name.to_owned(), values: values.into() };
+            let chart = SampleChart {
+                title: format!("{}: {}", judged.id, judged.what),
+                y: Axis::new("value", ""),
+                series: vec![
+                    series("measured", &judged.samples),
+                    series(&format!("gate, {}", judged.bound), &[judged.gate]),
+                    series("stretch", &[judged.stretch]),
+                ],
+            };
+            let svg = chart.svg().map_err(|error| format!("drawing {}: {error}", judged.id))?;
+            let file = folder.join(format!("{number:02}-{}.svg", judged.id));
+            std::fs::write(&file, svg).map_err(|error| format!("{}: {error}", file.display()))?;
+        }
+        Ok(())
     }
 
     /// Every gate as JSON.
@@ -207,8 +281,9 @@ impl Gates {
     pub(crate) fn print(&self) -> Result<(), String> {
         println!("\n| gate | what | value | gate | stretch | pass |\n| --- | --- | --- | --- | --- | --- |");
         let mut failed = Vec::new();
-        for Judged { id, what, value, bound, gate, stretch, pass, missing } in &self.judged {
-            let value = if missing.is_some() { "not measured".into() } else { format!("{value:.3}") };
+        for judged in &self.judged {
+            let Judged { id, what, bound, gate, stretch, pass, missing, .. } = judged;
+            let value = judged.shown();
             let word = if *pass { "yes" } else { "no" };
             println!("| {id} | {what} | {value} | {bound} {gate} | {stretch} | {word} |");
             let reason = missing.iter().map(|reason| format!(" (not measured: {reason})"));
@@ -220,6 +295,12 @@ impl Gates {
         } else {
             Err(format!("gates that are not kept: {}", failed.join(", ")))
         }
+    }
+}
+
+impl Judged {
+    fn shown(&self) -> String {
+        self.value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.3}"))
     }
 }
 

@@ -71,6 +71,13 @@ fn judge(server: &str, options: &[String]) -> Result<(), String> {
         instructions::Client { program: program.into(), libraries: libraries.into() }
     });
     promises::run(server, client.as_ref(), &mut gates)?;
+    if let Some(file) = value("--also") {
+        let json = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
+        gates.add_judged(&json)?;
+    }
+    if let Some(folder) = value("--plot") {
+        gates.draw(folder.as_ref())?;
+    }
     if let Some(file) = value("--json") {
         std::fs::write(&file, gates.json()?).map_err(|error| format!("{file}: {error}"))?;
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use transport::Address;
 
-use crate::gates::{G23, Gates};
+use crate::gates::{G23, Gates, Measured};
 use crate::product::{Product, Settings};
 use crate::server::Server;
 
@@ -57,7 +57,7 @@ pub(crate) fn run(server: &str, gates: &mut Gates) -> Result<(), String> {
             rounds[0].0,
             rounds[ROUNDS - 1].0
         );
-        Ok(median)
+        Ok(Measured { value: median, samples: rounds.iter().map(|round| round.0).collect() })
     })
 }
 

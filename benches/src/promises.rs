@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::delay;
 use crate::gates::{
     G1, G2, G4, G5_BYTES, G5_SENDS, G7_DOWN, G7_DOWN_LOCKED, G7_UP, G7_UP_LOCKED, G8_DOWN, G8_DOWN_LOCKED,
-    G8_UP, G8_UP_LOCKED, G9, G12, G13, G14, G15, G15_SENDS, Gate, Gates,
+    G8_UP, G8_UP_LOCKED, G9, G12, G13, G14, G15, G15_SENDS, Gate, Gates, Measured,
 };
 use crate::instructions;
 use crate::product::{Product, Settings};
@@ -95,12 +95,14 @@ fn copies(
     // The table has product / raw, the gate raw / product.
     for (gate, locked) in [(up, false), (up_locked, true)] {
         gates.judge(gate, || {
-            table.pairs(gate.what, PAIRS, || raw.up(BYTES), || product.up(BYTES, locked)).map(f64::recip)
+            table.pairs(gate.what, PAIRS, || raw.up(BYTES), || product.up(BYTES, locked)).map(Measured::recip)
         })?;
     }
     for (gate, locked) in [(down, false), (down_locked, true)] {
         gates.judge(gate, || {
-            table.pairs(gate.what, PAIRS, || raw.down(BYTES), || product.down(BYTES, locked)).map(f64::recip)
+            table
+                .pairs(gate.what, PAIRS, || raw.down(BYTES), || product.down(BYTES, locked))
+                .map(Measured::recip)
         })?;
     }
     Ok(())

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::gates::Measured;
+
 #[derive(Default)]
 pub(crate) struct Table {
     lines: Vec<String>,
@@ -15,7 +17,7 @@ impl Table {
         pairs: usize,
         mut raw: impl FnMut() -> Result<Duration, String>,
         mut product: impl FnMut() -> Result<Duration, String>,
-    ) -> Result<f64, String> {
+    ) -> Result<Measured, String> {
         let naming = |error: String| format!("{name}: {error}");
         // Once unmeasured: the first run pays for pages and buffers.
         raw().map_err(naming)?;
@@ -36,7 +38,7 @@ impl Table {
         );
         eprintln!("{line}");
         self.lines.push(line);
-        Ok(median)
+        Ok(Measured { value: median, samples: measured.iter().map(|pair| pair.0).collect() })
     }
 
     /// [`pairs`](Table::pairs) of two ways through one thing.
@@ -47,7 +49,7 @@ impl Table {
         shared: &mut T,
         mut raw: impl FnMut(&mut T) -> Result<Duration, String>,
         mut product: impl FnMut(&mut T) -> Result<Duration, String>,
-    ) -> Result<f64, String> {
+    ) -> Result<Measured, String> {
         let shared = std::cell::RefCell::new(shared);
         self.pairs(name, pairs, || raw(&mut shared.borrow_mut()), || product(&mut shared.borrow_mut()))
     }

@@ -223,8 +223,8 @@ pub(crate) fn run(ip: &str, server: &str) -> Result<(), String> {
     ];
     let missed: Vec<String> = gates
         .iter()
-        .filter(|(_, ratio, gate)| ratio > gate)
-        .map(|(what, ratio, gate)| format!("{what}: {ratio:.2}, at most {gate:.2}"))
+        .filter(|(_, ratio, gate)| ratio.value > *gate)
+        .map(|(what, ratio, gate)| format!("{what}: {:.2}, at most {gate:.2}", ratio.value))
         .collect();
     // The buffer of the benchmark on the first copy.
     if steady - registrations > 1 {

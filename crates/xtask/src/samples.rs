@@ -100,6 +100,11 @@ fn driver_sources(workspace: &Workspace) -> Outcome<Vec<PathBuf>> {
     Ok(sources)
 }
 
+/// What callgrind counts the instructions of.
+pub(crate) fn calls(dist: &Path) -> PathBuf {
+    dist.join("samples/bench/calls")
+}
+
 /// The kernels of the driver API's programs, which load them from files beside themselves.
 const KERNELS: &str = "kernels";
 
@@ -173,6 +178,8 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome {
         jobs.push(Job { program, sources: sources.into(), runtime: Runtime::Static, flags });
     }
     jobs.extend(driver_jobs(workspace, &dist)?);
+    let source = workspace.root.join("benches/programs/calls.cu");
+    jobs.push(Job { program: calls(&dist), sources: vec![source], runtime: Runtime::Shared, flags: vec![] });
     jobs.retain(|job| !job.is_current());
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
