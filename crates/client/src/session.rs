@@ -653,6 +653,7 @@ impl Caller for Session {
         let (call, start) = {
             let (mut out, call) = self.append(row, write)?;
             let start = self.clock();
+            self.state().expect_reply(call);
             self.flush_locked(&mut out)?;
             (call, start)
         };

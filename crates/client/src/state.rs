@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Weak;
 
 use cuda_types::{CuError, HostSpan};
+use proto::codec::Malformed;
 use proto::frame::CallId;
 use rustc_hash::FxHashMap;
 use window::Window;
@@ -26,8 +27,8 @@ pub(crate) struct State {
     pub(crate) deferred: VecDeque<(ThreadNumber, CuError)>,
     /// From which call on which thread posted; ends with the thread that posts now.
     pub(crate) posters: VecDeque<(CallId, ThreadNumber)>,
-    /// One for each call that waits, at most: few.
-    pub(crate) replies: Vec<(CallId, Reply)>,
+    /// Calls that threads wait for: few.
+    pub(crate) awaited: Vec<Awaited>,
     /// The newest call known to be issued.
     pub(crate) issued: CallId,
     pub(crate) staging: Staging,
@@ -54,6 +55,12 @@ pub(crate) struct State {
     pub(crate) quarantine: VecDeque<(CallId, window::Ticket, u64)>,
     /// By module.
     pub(crate) functions: FxHashMap<u64, Vec<Weak<Function>>>,
+}
+
+/// A call that a thread waits for.
+pub(crate) struct Awaited {
+    pub(crate) call: CallId,
+    pub(crate) reply: Option<Reply>,
 }
 
 /// What came back for a waiting call.
@@ -109,7 +116,7 @@ impl State {
             sticky: None,
             deferred: VecDeque::new(),
             posters: VecDeque::new(),
-            replies: Vec::new(),
+            awaited: Vec::new(),
             issued: CallId(0),
             staging: Staging::new(staging_bytes),
             landings: FxHashMap::default(),
@@ -149,10 +156,28 @@ impl State {
         }
     }
 
+    /// A thread will wait for the reply to a call, which is not sent yet.
+    pub(crate) fn expect_reply(&mut self, call: CallId) {
+        self.awaited.push(Awaited { call, reply: None });
+    }
+
+    /// A reply has come. One that nobody waits for would pile up with others, and whoever it is meant for would hang: the
+    /// server is broken.
+    pub(crate) fn replied(&mut self, call: CallId, reply: Reply) -> Result<(), Malformed> {
+        let awaited = self.awaited.iter_mut().find(|awaited| awaited.call == call && awaited.reply.is_none());
+        let awaited = awaited.ok_or_else(|| {
+            Malformed::new("reply", format_args!("one to call {}, for which nobody waits", call.0))
+        })?;
+        awaited.reply = Some(reply);
+        self.mark_issued(call);
+        Ok(())
+    }
+
     /// The reply to a call, if it has come.
     pub(crate) fn take_reply(&mut self, call: CallId) -> Option<Reply> {
-        let place = self.replies.iter().position(|(of, _)| *of == call)?;
-        Some(self.replies.swap_remove(place).1)
+        let place =
+            self.awaited.iter().position(|awaited| awaited.call == call && awaited.reply.is_some())?;
+        self.awaited.swap_remove(place).reply
     }
 
     /// The thread that posted `call`.
