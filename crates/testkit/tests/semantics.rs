@@ -1,10 +1,13 @@
 //! What CUDA promises about launches and faults, seen through clients of two devices.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use client::launch::{Function, LaunchConfig};
 use client::{LaunchRefusal, Session};
 use cuda_types::{CUdeviceptr, CUstream, CuError, HostSpan};
+use proto::calls::module::load_bytes;
+use proto::codec::MESSAGE_LIMIT;
+use proto::frame::Header;
 use soft_gpu::{SoftGpu, SoftOptions};
 use testkit::kernels::{MODULE, kernel, shape};
 use testkit::{Harness, Wire};
@@ -102,6 +105,32 @@ testkit::over_links! { over_tcp: Tcp, over_verbs: Verbs => {
     a_launch_runs_while_the_program_does_something_else
     a_faulted_device_can_be_used_again_after_many_faults
 } }
+
+#[test]
+fn a_module_larger_than_a_message_is_refused_and_the_session_goes_on() {
+    static LOGGED: Mutex<String> = Mutex::new(String::new());
+    let log = |_, line: &str| *LOGGED.lock().expect("no panic") += line;
+    let environment = client::Environment { log, ..client::Environment::default() };
+    let gpu = Arc::new(SoftGpu::open(0, SoftOptions::default()).expect("a software GPU"));
+    let harness = Harness::with(Wire::Memory, gpu, 0, WorkerOptions::default(), environment);
+    let session = harness.remote.session().expect("a worker");
+    let before = session.statistics();
+    let part = vec![0; 1024 * 1024];
+    // A little more than a message, and more than 32 bits can count.
+    for parts in [512, 5000] {
+        let loaded = session.load_module(vec![&part[..]; parts]);
+        assert_eq!(loaded.map(drop), Err(CuError::OUT_OF_MEMORY));
+        let logged = std::mem::take(&mut *LOGGED.lock().expect("no panic"));
+        let bytes = (parts * (part.len() + 8) + 16).to_string();
+        assert!(logged.contains(&bytes) && logged.contains(&MESSAGE_LIMIT.to_string()), "{logged}");
+    }
+    assert_eq!(session.statistics(), before, "nothing was sent");
+    let images = [&part[..], b"no image either", b""];
+    assert!(session.load_module(images.to_vec()).is_err());
+    let frame = session.statistics().bytes_sent - before.bytes_sent;
+    assert_eq!(frame, Header::SIZE as u64 + load_bytes(&images), "what is compared is what is sent");
+    assert!(poke_works(&session, &kernel(&session, MODULE, "poke")));
+}
 
 #[test]
 fn with_checks_a_write_one_word_behind_an_allocation_is_found() {
