@@ -60,6 +60,7 @@ pub(crate) struct State {
 /// A call that a thread waits for.
 pub(crate) struct Awaited {
     pub(crate) call: CallId,
+    pub(crate) thread: ThreadNumber,
     pub(crate) reply: Option<Reply>,
 }
 
@@ -156,9 +157,9 @@ impl State {
         }
     }
 
-    /// A thread will wait for the reply to a call, which is not sent yet.
+    /// This thread will wait for the reply to a call, which is not sent yet.
     pub(crate) fn expect_reply(&mut self, call: CallId) {
-        self.awaited.push(Awaited { call, reply: None });
+        self.awaited.push(Awaited { call, thread: ThreadNumber::own(), reply: None });
     }
 
     /// A reply has come. One that nobody waits for would pile up with others, and whoever it is meant for would hang: the
@@ -204,10 +205,13 @@ impl State {
         });
     }
 
-    /// The error of an earlier call that is due now, preferring the calling thread's own.
+    /// The error of an earlier call that is due now: the calling thread's own, else that of a thread that waits for
+    /// nothing, since one that waits is about to be told.
     pub(crate) fn take_deferred(&mut self) -> Option<CuError> {
         let own = ThreadNumber::own();
-        let index = self.deferred.iter().position(|(thread, _)| *thread == own).unwrap_or(0);
+        let is_waiting = |thread| self.awaited.iter().any(|awaited| awaited.thread == thread);
+        let others = || self.deferred.iter().position(|(thread, _)| !is_waiting(*thread));
+        let index = self.deferred.iter().position(|(thread, _)| *thread == own).or_else(others)?;
         self.deferred.remove(index).map(|(_, error)| error)
     }
 }

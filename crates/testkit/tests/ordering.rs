@@ -266,6 +266,32 @@ fn of_two_threads_with_failed_calls_each_is_told_of_its_own(wire: Wire) {
     });
 }
 
+fn a_thread_that_waits_is_told_of_its_failed_call_though_another_asks_first(wire: Wire) {
+    let (_harness, session, _gpu) = connect(wire, 0);
+    let (held, free) = (stream(&session), stream(&session));
+    for round in 0..20 {
+        let release = hold(&session, held);
+        let asked = session.statistics().round_trips;
+        std::thread::scope(|scope| {
+            let poster = scope.spawn(|| {
+                session.cuMemsetD32Async(NOWHERE, 0, 1, held).expect("posted");
+                session.cuStreamSynchronize(held)
+            });
+            wait_until("the poster never asked", || session.statistics().round_trips > asked);
+            let other = session.cuStreamSynchronize(free);
+            release.store(true, Ordering::Release);
+            assert_eq!(other, Ok(()), "round {round}: the call was the other thread's");
+            assert_eq!(poster.join().expect("no panic"), Err(CuError::INVALID_VALUE), "round {round}");
+        });
+    }
+    // Whose thread has ended is told to whoever asks.
+    std::thread::scope(|scope| {
+        scope.spawn(|| session.cuMemsetD32Async(NOWHERE, 0, 1, CUstream::NULL).expect("posted"));
+    });
+    assert_eq!(session.cuCtxSynchronize(), Err(CuError::INVALID_VALUE));
+    assert_eq!(session.cuCtxSynchronize(), Ok(()));
+}
+
 fn a_fault_among_posted_calls_is_told_to_every_thread_of_its_session_and_to_no_other(wire: Wire) {
     let ((_one, first, _gpu), (_two, second, _other)) = (connect(wire, 0), connect(wire, 1));
     let poke = kernel(&first, MODULE, "poke");
@@ -368,6 +394,7 @@ testkit::over_links! { over_tcp: Tcp, over_verbs: Verbs => {
     two_threads_hand_memory_to_and_fro_by_events_alone
     an_error_among_posted_calls_is_told_once_and_costs_no_other_call
     of_two_threads_with_failed_calls_each_is_told_of_its_own
+    a_thread_that_waits_is_told_of_its_failed_call_though_another_asks_first
     a_fault_among_posted_calls_is_told_to_every_thread_of_its_session_and_to_no_other
     what_a_posted_call_was_given_may_be_overwritten_right_after_it
     posts_arrive_by_themselves_however_fast_the_program_goes_on_posting
