@@ -148,7 +148,7 @@ fn the_next_owner_of_the_same_addresses_comes_behind_the_launch(wire: Wire) {
 }
 
 fn threads_that_free_and_allocate_at_once_have_their_memory_to_themselves(wire: Wire) {
-    const ROUNDS: u32 = 100;
+    const ROUNDS: u32 = 1000;
     let (_harness, session, _gpu) = connect(wire, 0);
     let late = kernel(&session, LATE, "late");
     std::thread::scope(|scope| {
@@ -159,14 +159,14 @@ fn threads_that_free_and_allocate_at_once_have_their_memory_to_themselves(wire: 
                 let out = session.cuMemAlloc(u64::from(ROUNDS) * 4).expect("memory");
                 for round in 0..ROUNDS {
                     let memory = session.cuMemAlloc(4).expect("memory");
-                    let value = thread * 1000 + round;
+                    let value = thread * 10_000 + round;
                     session.cuMemsetD32Async(memory, value, 1, stream).expect("posted");
                     let to = CUdeviceptr(out.0 + u64::from(round) * 4);
                     launch_late(session, late, to, memory, 0, stream);
                     session.cuMemFree(memory).expect("freed");
                 }
                 assert_eq!(session.cuCtxSynchronize(), Ok(()), "thread {thread}");
-                let expected: Vec<u32> = (thread * 1000 + 1..).take(ROUNDS as usize).collect();
+                let expected: Vec<u32> = (thread * 10_000 + 1..).take(ROUNDS as usize).collect();
                 assert_eq!(words(session, out, ROUNDS as usize), expected, "thread {thread}");
             });
         }
