@@ -32,10 +32,8 @@ impl Session {
                 if !value.is_empty() {
                     frames.bulk(&mut value, &mut read)?;
                 }
-                let mut state = self.state();
-                state.mark_issued(CallId(reply.call));
-                state.replies.push((CallId(reply.call), state::Reply { error: reply.error, value }));
-                Ok(())
+                let call = CallId(reply.call);
+                Ok(self.state().replied(call, state::Reply { error: reply.error, value })?)
             }
             Landing::OPCODE => {
                 let landing = Landing::read(arguments)?;
@@ -152,5 +150,129 @@ impl Session {
             self.progress.wake();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::{Duration, Instant};
+
+    use proto::MemoryCalls;
+    use proto::frame::Header;
+    use proto::handshake::{Began, Begin, Hello, VerbsOffer, Welcome};
+    use proto::{DeviceFacts, codec};
+    use transport::memory::MemoryLink;
+    use transport::{Address, Link};
+
+    use super::*;
+    use crate::connect::Greeted;
+    use crate::environment::Environment;
+    use crate::remote::Remote;
+    use crate::server_list::Transport;
+
+    static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+    /// The far end of a session that has begun.
+    struct Server {
+        link: MemoryLink,
+        frames: FrameReader,
+    }
+
+    impl Server {
+        fn begin() -> (Server, Arc<Session>) {
+            let (near, link) = transport::memory::pair().expect("a pair");
+            let facts = DeviceFacts {
+                name: "none".into(),
+                uuid: [0; 16],
+                total_memory: 1 << 30,
+                driver_version: 12_000,
+                attributes: Vec::new(),
+                stream_priorities: (0, 0),
+            };
+            let began = Began {
+                staging_bytes: 1 << 20,
+                landing_bytes: 1 << 20,
+                control_bytes: 1 << 20,
+                mapped_bytes: 2 << 20,
+                verbs: VerbsOffer::NotAsked,
+            };
+            let version = Hello::new(String::new()).agree().expect("our own version");
+            link.send(&[&Welcome { version, facts }.frame(), &began.frame()]).expect("room");
+            let log = |_, line: &str| LOGGED.lock().expect("no panic").push(line.into());
+            let environment = Arc::new(Environment { log, ..Environment::default() });
+            let greeted = Greeted::new(Box::new(near), Duration::from_secs(5)).expect("a greeting");
+            let address = Address::Tcp { host: "localhost".into(), port: 9 };
+            let remote = Remote::greeted(greeted, address, Transport::Tcp, 0, environment, |_, _| true);
+            let session = remote.session().expect("a worker");
+            let mut server = Server { link, frames: FrameReader::default() };
+            assert_eq!(server.receive().opcode, Hello::OPCODE);
+            assert_eq!(server.receive().opcode, Begin::OPCODE);
+            (server, session)
+        }
+
+        fn receive(&mut self) -> Header {
+            let mut read = |into: &mut [u8]| self.link.receive(into);
+            let header = self.frames.header(&mut read).expect("a frame");
+            self.frames.arguments(header.length, &mut Vec::new(), &mut read).expect("its arguments");
+            header
+        }
+
+        /// Answers a `cuMemGetInfo` with 1 of 2 bytes.
+        fn reply(&self, call: CallId) {
+            let (mut frame, mut value) = (Vec::new(), Vec::new());
+            codec::put(&mut value, (1_u64, 2_u64));
+            Reply { call: call.0, error: 0 }.append(&mut frame, u32::try_from(value.len()).expect("few"));
+            self.link.send(&[&frame, &value]).expect("room");
+        }
+    }
+
+    fn is_lost_over(session: &Session, call: CallId) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !session.is_lost() {
+            assert!(Instant::now() < end, "the reply to call {} was taken", call.0);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(session.cuMemGetInfo_v2(), Err(CuError::DEVICE_UNAVAILABLE));
+        let reason = format!("malformed reply: one to call {}, for which nobody waits", call.0);
+        while !LOGGED.lock().expect("no panic").iter().any(|line| line.contains(&reason)) {
+            assert!(Instant::now() < end, "nothing was said about call {}", call.0);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_reply_to_a_call_that_nobody_has_made_is_the_end_of_the_link() {
+        let (mut server, session) = Server::begin();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| session.cuMemGetInfo_v2());
+            let call = server.receive().call;
+            server.reply(call.next());
+            assert_eq!(waiting.join().expect("no panic"), Err(CuError::DEVICE_UNAVAILABLE));
+            is_lost_over(&session, call.next());
+        });
+    }
+
+    #[test]
+    fn a_second_reply_to_a_call_is_the_end_of_the_link() {
+        let (mut server, session) = Server::begin();
+        let call = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| session.cuMemGetInfo_v2());
+            let call = server.receive().call;
+            server.reply(call);
+            assert_eq!(waiting.join().expect("no panic"), Ok((1, 2)));
+            call
+        });
+        server.reply(call);
+        is_lost_over(&session, call);
+    }
+
+    #[test]
+    fn a_reply_to_a_posted_call_is_the_end_of_the_link() {
+        let (mut server, session) = Server::begin();
+        session.cuMemAlloc(4).expect("posted");
+        let call = server.receive().call;
+        server.reply(call);
+        is_lost_over(&session, call);
     }
 }

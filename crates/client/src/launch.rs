@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use cuda_types::attribute::{DeviceAttribute, FunctionAttribute};
 use cuda_types::{CUfunction, CUmodule, CUstream, CuError, CuResult, Dim3};
+use proto::calls::module::load_bytes;
+use proto::codec::MESSAGE_LIMIT;
 use proto::{DeviceFacts, FunctionFacts, LaunchCalls, ModuleCalls, ModuleFacts};
 
 use crate::environment::Severity;
@@ -127,8 +129,20 @@ impl LaunchLimits {
 }
 
 impl Session {
-    /// Loads a module from its images; see `cuModuleLoadData` of the table.
+    /// Loads a module from its images; see `cuModuleLoadData` of the table. `OUT_OF_MEMORY` for more than a message may
+    /// hold.
     pub fn load_module(&self, images: Vec<&[u8]>) -> CuResult<(CUmodule, ModuleFacts)> {
+        self.check()?;
+        let bytes = load_bytes(&images);
+        if bytes > MESSAGE_LIMIT as u64 {
+            (self.environment.log)(
+                Severity::Error,
+                &format!(
+                    "cuModuleLoadData: a module of {bytes} bytes is not loaded, because a message holds at most {MESSAGE_LIMIT}"
+                ),
+            );
+            return Err(CuError::OUT_OF_MEMORY);
+        }
         self.cuModuleLoadData(images)
     }
 

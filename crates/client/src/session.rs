@@ -148,18 +148,7 @@ impl Session {
             environment,
             launch_limits: LaunchLimits::of(&facts),
             facts,
-            outgoing: Mutex::new(Outgoing {
-                buffer: Vec::with_capacity(2 * FLUSH_BYTES),
-                next_call: CallId(1),
-                last_call: 0,
-                poster: None,
-                bytes: 0,
-                marks: VecDeque::new(),
-                next_mark: 0,
-                issued_bytes: 0,
-                announced: false,
-                watch: Watch::Quiet,
-            }),
+            outgoing: Mutex::new(Outgoing::new()),
             frames: Mutex::new(greeted.frames),
             state: Mutex::new(State::new(began.staging_bytes, window)),
             changed: Condvar::new(),
@@ -621,6 +610,21 @@ fn descriptors(link: &dyn Link) -> impl Iterator<Item = i32> {
 }
 
 impl Outgoing {
+    fn new() -> Outgoing {
+        Outgoing {
+            buffer: Vec::with_capacity(2 * FLUSH_BYTES),
+            next_call: CallId(1),
+            last_call: 0,
+            poster: None,
+            bytes: 0,
+            marks: VecDeque::new(),
+            next_mark: 0,
+            issued_bytes: 0,
+            announced: false,
+            watch: Watch::Quiet,
+        }
+    }
+
     /// What a look of the progress thread comes to: whether it sends, and how it goes on.
     fn looked(&self, is_urgent: bool) -> (bool, Watch) {
         let calls = self.next_call;
@@ -668,6 +672,7 @@ impl Caller for Session {
         let (call, start) = {
             let (mut out, call) = self.append(row, write)?;
             let start = self.clock();
+            self.state().expect_reply(call);
             self.flush_locked(&mut out)?;
             (call, start)
         };
@@ -687,3 +692,6 @@ impl Caller for Session {
         self.names.fetch_add(1, Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Weak;
 
 use cuda_types::{CuError, HostSpan};
+use proto::codec::Malformed;
 use proto::frame::CallId;
 use rustc_hash::FxHashMap;
 use window::Window;
@@ -26,8 +27,8 @@ pub(crate) struct State {
     pub(crate) deferred: VecDeque<(ThreadNumber, CuError)>,
     /// From which call on which thread posted; ends with the thread that posts now.
     pub(crate) posters: VecDeque<(CallId, ThreadNumber)>,
-    /// One for each call that waits, at most: few.
-    pub(crate) replies: Vec<(CallId, Reply)>,
+    /// Calls that threads wait for: few.
+    pub(crate) awaited: Vec<Awaited>,
     /// The newest call known to be issued.
     pub(crate) issued: CallId,
     pub(crate) staging: Staging,
@@ -54,6 +55,13 @@ pub(crate) struct State {
     pub(crate) quarantine: VecDeque<(CallId, window::Ticket, u64)>,
     /// By module.
     pub(crate) functions: FxHashMap<u64, Vec<Weak<Function>>>,
+}
+
+/// A call that a thread waits for.
+pub(crate) struct Awaited {
+    pub(crate) call: CallId,
+    pub(crate) thread: ThreadNumber,
+    pub(crate) reply: Option<Reply>,
 }
 
 /// What came back for a waiting call.
@@ -109,7 +117,7 @@ impl State {
             sticky: None,
             deferred: VecDeque::new(),
             posters: VecDeque::new(),
-            replies: Vec::new(),
+            awaited: Vec::new(),
             issued: CallId(0),
             staging: Staging::new(staging_bytes),
             landings: FxHashMap::default(),
@@ -149,10 +157,28 @@ impl State {
         }
     }
 
+    /// This thread will wait for the reply to a call, which is not sent yet.
+    pub(crate) fn expect_reply(&mut self, call: CallId) {
+        self.awaited.push(Awaited { call, thread: ThreadNumber::own(), reply: None });
+    }
+
+    /// A reply has come. One that nobody waits for would pile up with others, and whoever it is meant for would hang: the
+    /// server is broken.
+    pub(crate) fn replied(&mut self, call: CallId, reply: Reply) -> Result<(), Malformed> {
+        let awaited = self.awaited.iter_mut().find(|awaited| awaited.call == call && awaited.reply.is_none());
+        let awaited = awaited.ok_or_else(|| {
+            Malformed::new("reply", format_args!("one to call {}, for which nobody waits", call.0))
+        })?;
+        awaited.reply = Some(reply);
+        self.mark_issued(call);
+        Ok(())
+    }
+
     /// The reply to a call, if it has come.
     pub(crate) fn take_reply(&mut self, call: CallId) -> Option<Reply> {
-        let place = self.replies.iter().position(|(of, _)| *of == call)?;
-        Some(self.replies.swap_remove(place).1)
+        let place =
+            self.awaited.iter().position(|awaited| awaited.call == call && awaited.reply.is_some())?;
+        self.awaited.swap_remove(place).reply
     }
 
     /// The thread that posted `call`.
@@ -179,10 +205,13 @@ impl State {
         });
     }
 
-    /// The error of an earlier call that is due now, preferring the calling thread's own.
+    /// The error of an earlier call that is due now: the calling thread's own, else that of a thread that waits for
+    /// nothing, since one that waits is about to be told.
     pub(crate) fn take_deferred(&mut self) -> Option<CuError> {
         let own = ThreadNumber::own();
-        let index = self.deferred.iter().position(|(thread, _)| *thread == own).unwrap_or(0);
+        let is_waiting = |thread| self.awaited.iter().any(|awaited| awaited.thread == thread);
+        let others = || self.deferred.iter().position(|(thread, _)| !is_waiting(*thread));
+        let index = self.deferred.iter().position(|(thread, _)| *thread == own).or_else(others)?;
         self.deferred.remove(index).map(|(_, error)| error)
     }
 }

@@ -1,4 +1,10 @@
-//! Small PTX modules for tests.
+//! Small PTX modules for tests, and how their kernels are launched.
+
+use std::sync::Arc;
+
+use client::Session;
+use client::launch::{Function, LaunchConfig};
+use cuda_types::{CUstream, Dim3};
 
 /// `scale(out, in, factor, count)`: `out[i] = in[i] * factor + i`, of 32-bit words. `reverse(data)`: reverses 256 words
 /// through shared memory, across a barrier. `poke(address)`: stores a word there. `forever()`: never ends.
@@ -102,3 +108,50 @@ pub const TEXTURES: &str = "
     ret;
 }
 ";
+
+/// `late(out, in, turns)`: goes round `turns` times, then `out[0] = in[0] + 1`, of 32-bit words.
+pub const LATE: &str = r"
+.version 7.0
+.target sm_52
+.address_size 64
+
+.visible .entry late(.param .u64 out, .param .u64 in, .param .u32 turns)
+{
+    .reg .pred %p;
+    .reg .b32 %r<4>;
+    .reg .b64 %rd<4>;
+    ld.param.u64 %rd1, [out];
+    ld.param.u64 %rd2, [in];
+    ld.param.u32 %r1, [turns];
+again:
+    setp.eq.u32 %p, %r1, 0;
+    @%p bra done;
+    sub.u32 %r1, %r1, 1;
+    bra again;
+done:
+    ld.global.u32 %r2, [%rd2];
+    add.u32 %r2, %r2, 1;
+    st.global.u32 [%rd1], %r2;
+    ret;
+}
+";
+
+/// A kernel of a module that is loaded for it.
+pub fn kernel(session: &Session, source: &str, name: &str) -> Arc<Function> {
+    let (module, facts) = session.load_module(vec![source.as_bytes()]).expect("PTX");
+    let facts =
+        facts.functions.into_iter().find(|kernel| kernel.name == name).expect("a kernel of the module");
+    session.function(module, Arc::new(facts)).expect("a kernel")
+}
+
+/// A launch of `grid` blocks of `block` threads in the default stream.
+pub fn shape(grid: u32, block: u32) -> LaunchConfig {
+    let x = |x| Dim3 { x, y: 1, z: 1 };
+    LaunchConfig {
+        grid: x(grid),
+        block: x(block),
+        shared_bytes: 0,
+        stream: CUstream::NULL,
+        cooperative: false,
+    }
+}

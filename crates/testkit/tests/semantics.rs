@@ -1,12 +1,16 @@
 //! What CUDA promises about launches and faults, seen through clients of two devices.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use client::launch::{Function, LaunchConfig};
 use client::{LaunchRefusal, Session};
-use cuda_types::{CUdeviceptr, CUstream, CuError, Dim3, HostSpan};
+use cuda_types::{CUdeviceptr, CUstream, CuError, HostSpan};
+use proto::calls::module::load_bytes;
+use proto::codec::MESSAGE_LIMIT;
+use proto::frame::Header;
 use soft_gpu::{SoftGpu, SoftOptions};
-use testkit::{Harness, Wire, kernels};
+use testkit::kernels::{MODULE, kernel, shape};
+use testkit::{Harness, Wire};
 use vgpu_server::worker::WorkerOptions;
 
 fn connect(wire: Wire, ordinal: u32) -> (Harness, Arc<Session>) {
@@ -14,24 +18,6 @@ fn connect(wire: Wire, ordinal: u32) -> (Harness, Arc<Session>) {
     let harness = Harness::new(wire, gpu, ordinal, WorkerOptions::default());
     let session = harness.remote.session().expect("a worker");
     (harness, session)
-}
-
-fn kernel(session: &Session, name: &str) -> Arc<Function> {
-    let (module, facts) = session.load_module(vec![kernels::MODULE.as_bytes()]).expect("PTX");
-    let facts =
-        facts.functions.into_iter().find(|kernel| kernel.name == name).expect("a kernel of the module");
-    session.function(module, Arc::new(facts)).expect("a kernel")
-}
-
-fn shape(grid: u32, block: u32) -> LaunchConfig {
-    let x = |x| Dim3 { x, y: 1, z: 1 };
-    LaunchConfig {
-        grid: x(grid),
-        block: x(block),
-        shared_bytes: 0,
-        stream: CUstream::NULL,
-        cooperative: false,
-    }
 }
 
 /// Stores 77 at an address, and reads it back.
@@ -45,7 +31,7 @@ fn poke_works(session: &Session, poke: &Function) -> bool {
 
 fn a_refused_launch_leaves_no_trace_and_a_fault_stays_on_its_own_device(wire: Wire) {
     let ((_one, first), (_two, second)) = (connect(wire, 0), connect(wire, 1));
-    let (poke, other) = (kernel(&first, "poke"), kernel(&second, "poke"));
+    let (poke, other) = (kernel(&first, MODULE, "poke"), kernel(&second, MODULE, "poke"));
     let address = 0_u64.to_le_bytes();
     assert_eq!(first.launch(&poke, &shape(1, 0), &address), Err(LaunchRefusal::Configuration));
     assert_eq!(first.launch(&poke, &shape(0, 1), &address), Err(LaunchRefusal::Configuration));
@@ -69,13 +55,13 @@ fn a_refused_launch_leaves_no_trace_and_a_fault_stays_on_its_own_device(wire: Wi
 fn freed_and_misaligned_addresses_are_faults_with_their_own_codes(wire: Wire) {
     for (offset, code) in [(2, CuError::MISALIGNED_ADDRESS), (8 << 20, CuError::ILLEGAL_ADDRESS)] {
         let (_harness, session) = connect(wire, 0);
-        let poke = kernel(&session, "poke");
+        let poke = kernel(&session, MODULE, "poke");
         let memory = session.cuMemAlloc(1 << 20).expect("memory");
         session.launch(&poke, &shape(1, 1), &(memory.0 + offset).to_le_bytes()).expect("launched");
         assert_eq!(session.cuCtxSynchronize(), Err(code), "{offset} bytes behind the start");
     }
     let (_harness, session) = connect(wire, 0);
-    let poke = kernel(&session, "poke");
+    let poke = kernel(&session, MODULE, "poke");
     let memory = session.cuMemAlloc(1 << 20).expect("memory");
     session.cuMemFree(memory).expect("freed");
     session.launch(&poke, &shape(1, 1), &memory.0.to_le_bytes()).expect("launched");
@@ -86,7 +72,7 @@ fn a_launch_runs_while_the_program_does_something_else(wire: Wire) {
     let gpu = Arc::new(SoftGpu::open(0, SoftOptions::default()).expect("a software GPU"));
     let harness = Harness::new(wire, Arc::clone(&gpu) as _, 0, WorkerOptions::default());
     let session = harness.remote.session().expect("a worker");
-    let poke = kernel(&session, "poke");
+    let poke = kernel(&session, MODULE, "poke");
     let memory = session.cuMemAlloc(4).expect("memory");
     session.launch(&poke, &shape(1, 1), &memory.0.to_le_bytes()).expect("launched");
     // No call of the session from here on: the device is asked directly.
@@ -105,7 +91,7 @@ fn a_faulted_device_can_be_used_again_after_many_faults(wire: Wire) {
     // Connecting takes half a second over RDMA devices in software.
     for _ in 0..if wire == Wire::Verbs { 10 } else { 100 } {
         let (harness, session) = connect(wire, 0);
-        let poke = kernel(&session, "poke");
+        let poke = kernel(&session, MODULE, "poke");
         session.launch(&poke, &shape(4, 64), &0_u64.to_le_bytes()).expect("launched");
         assert_eq!(session.cuCtxSynchronize(), Err(CuError::ILLEGAL_ADDRESS));
         // With the session goes the device, and with it the window that the next one takes.
@@ -121,13 +107,39 @@ testkit::over_links! { over_tcp: Tcp, over_verbs: Verbs => {
 } }
 
 #[test]
+fn a_module_larger_than_a_message_is_refused_and_the_session_goes_on() {
+    static LOGGED: Mutex<String> = Mutex::new(String::new());
+    let log = |_, line: &str| *LOGGED.lock().expect("no panic") += line;
+    let environment = client::Environment { log, ..client::Environment::default() };
+    let gpu = Arc::new(SoftGpu::open(0, SoftOptions::default()).expect("a software GPU"));
+    let harness = Harness::with(Wire::Memory, gpu, 0, WorkerOptions::default(), environment);
+    let session = harness.remote.session().expect("a worker");
+    let before = session.statistics();
+    let part = vec![0; 1024 * 1024];
+    // A little more than a message; what 32 bits count as a little more than a MiB.
+    for parts in [512, 4097] {
+        let loaded = session.load_module(vec![&part[..]; parts]);
+        assert_eq!(loaded.map(drop), Err(CuError::OUT_OF_MEMORY));
+        let logged = std::mem::take(&mut *LOGGED.lock().expect("no panic"));
+        let bytes = (parts * (part.len() + 8) + 16).to_string();
+        assert!(logged.contains(&bytes) && logged.contains(&MESSAGE_LIMIT.to_string()), "{logged}");
+    }
+    assert_eq!(session.statistics(), before, "nothing was sent");
+    let images = [&part[..], b"no image either", b""];
+    assert!(session.load_module(images.to_vec()).is_err());
+    let frame = session.statistics().bytes_sent - before.bytes_sent;
+    assert_eq!(frame, Header::SIZE as u64 + load_bytes(&images), "what is compared is what is sent");
+    assert!(poke_works(&session, &kernel(&session, MODULE, "poke")));
+}
+
+#[test]
 fn with_checks_a_write_one_word_behind_an_allocation_is_found() {
     for check in [false, true] {
         let options = SoftOptions { check, ..SoftOptions::default() };
         let gpu = Arc::new(SoftGpu::open(0, options).expect("a software GPU"));
         let harness = Harness::new(Wire::Memory, gpu, 0, WorkerOptions::default());
         let session = harness.remote.session().expect("a worker");
-        let poke = kernel(&session, "poke");
+        let poke = kernel(&session, MODULE, "poke");
         let memory = session.cuMemAlloc(100).expect("memory");
         session.launch(&poke, &shape(1, 1), &(memory.0 + 96).to_le_bytes()).expect("launched");
         assert_eq!(session.cuCtxSynchronize(), Ok(()), "the last word");

@@ -35,6 +35,15 @@ macro_rules! module_calls {
     };
 }
 
+/// Bytes of the arguments of a `cuModuleLoadData`. More than [`MESSAGE_LIMIT`](crate::codec::MESSAGE_LIMIT) end the
+/// session, so whoever makes the call compares them first.
+pub fn load_bytes(images: &[&[u8]]) -> u64 {
+    const NAME_BYTES: u64 = 8;
+    const COUNT_BYTES: u64 = 8;
+    const LENGTH_BYTES: u64 = 8;
+    NAME_BYTES + COUNT_BYTES + images.iter().map(|image| LENGTH_BYTES + image.len() as u64).sum::<u64>()
+}
+
 module_calls!(crate::calls::declare);
 module_calls!(crate::calls::remote);
 module_calls!(crate::calls::serve);
