@@ -6,7 +6,7 @@
 //! | `VGPU_SERVER_CONF` | a file with the same, read when neither is set; `#` starts a comment |
 //! | `VGPU_REMOTECALL` | `rpc` or `tcp`, `ibv`, or `auto` (the default): verbs where the server offers them, else TCP |
 //! | `VGPU_IB_DEVICE` | the RDMA device to use, with an optional port, as in `mlx5_0:1` |
-//! | `VGPU_SPIN_US` | microseconds for which a waiting thread polls before it sleeps, over verbs; measured if unset |
+//! | `VGPU_SPIN_US` | microseconds for which a waiting thread polls before it sleeps; measured if unset, but with few processors not over TCP |
 //! | `VGPU_LINK_TIMEOUT_MS` | after how long without a sign of life a server counts as lost; 2000 |
 //! | `VGPU_LOG` | `off`, `error`, `warn`, `summary` (where the time went), `info` or `debug` |
 //! | `CUDA_VISIBLE_DEVICES` | which of the devices the program sees, in which order |

@@ -66,7 +66,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME[:PORT]", env = "VGPU_IB_DEVICE")]
     pub rdma_device: Option<String>,
 
-    /// Microseconds for which a worker polls before it sleeps, over verbs; measured if not given
+    /// Microseconds for which a worker polls before it sleeps; measured if not given, but with few processors not over TCP
     #[arg(long, value_name = "US", env = "VGPU_SPIN_US")]
     pub spin_us: Option<u64>,
 
