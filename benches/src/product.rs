@@ -220,7 +220,12 @@ impl Product {
         let event = session.cuEventCreate(0).map_err(cuda("an event"))?;
         session.cuEventRecord(event, stream).map_err(cuda("recording"))?;
         session.cuStreamSynchronize(stream).map_err(cuda("synchronize"))?;
+        // The device answers once, and is not asked again.
+        let resident = session.resident_blocks(&self.function, 128, 0, 0).map_err(cuda("occupancy"))?;
         let before = session.statistics().round_trips;
+        if session.resident_blocks(&self.function, 128, 0, 0) != Ok(resident) {
+            return Err("the device's occupancy has changed".into());
+        }
         let memory = session.cuMemAlloc(1000).map_err(cuda("device memory"))?;
         let found = session.allocation(memory).ok_or("an allocation is not known")?;
         if found != (memory, 1000) {

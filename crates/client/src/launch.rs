@@ -9,6 +9,7 @@ use cuda_types::{CUfunction, CUmodule, CUstream, CuError, CuResult, Dim3};
 use proto::calls::module::load_bytes;
 use proto::codec::MESSAGE_LIMIT;
 use proto::{DeviceFacts, FunctionFacts, LaunchCalls, ModuleCalls, ModuleFacts};
+use rustc_hash::FxHashMap;
 
 use crate::environment::Severity;
 use crate::session::Session;
@@ -73,6 +74,8 @@ pub struct Function {
     dynamic_shared_bytes: AtomicU32,
     /// By number, with what the program has set.
     attributes: Mutex<Vec<i32>>,
+    /// Blocks that fit a multiprocessor, by what was asked: threads of a block, dynamic shared memory, flags.
+    resident: Mutex<FxHashMap<(i32, u64, u32), i32>>,
     /// Its module is gone.
     is_unloaded: AtomicBool,
 }
@@ -81,6 +84,10 @@ impl Function {
     /// Bytes of all parameters together.
     pub fn argument_bytes(&self) -> usize {
         self.argument_bytes
+    }
+
+    fn resident(&self) -> MutexGuard<'_, FxHashMap<(i32, u64, u32), i32>> {
+        self.resident.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn attributes(&self) -> MutexGuard<'_, Vec<i32>> {
@@ -93,6 +100,9 @@ impl Function {
         if is_here { Ok(()) } else { Err(CuError::INVALID_HANDLE) }
     }
 }
+
+/// The most answers about residence that a function keeps.
+const RESIDENT_LIMIT: usize = 4096;
 
 fn attribute(attributes: &[i32], attribute: FunctionAttribute) -> Option<i32> {
     usize::try_from(attribute.0).ok().and_then(|index| attributes.get(index).copied())
@@ -164,6 +174,7 @@ impl Session {
             threads: threads.and_then(|threads| u64::try_from(threads).ok()).unwrap_or(0),
             dynamic_shared_bytes: AtomicU32::new(self.dynamic_shared_bytes(&facts.attributes)),
             attributes: Mutex::new(facts.attributes.clone()),
+            resident: Mutex::default(),
             is_unloaded: AtomicBool::new(false),
             facts,
         });
@@ -214,8 +225,46 @@ impl Session {
         if let Some(slot) = usize::try_from(attribute.0).ok().and_then(|index| attributes.get_mut(index)) {
             *slot = value;
             function.dynamic_shared_bytes.store(self.dynamic_shared_bytes(&attributes), Ordering::Relaxed);
+            function.resident().clear();
         }
         Ok(())
+    }
+
+    /// `cuFuncSetCacheConfig`.
+    pub fn set_cache_config(&self, function: &Function, config: u32) -> CuResult<()> {
+        function.check(self)?;
+        self.cuFuncSetCacheConfig(function.handle, config)?;
+        function.resident().clear();
+        Ok(())
+    }
+
+    /// `cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags`. The device is asked once: its answer depends on nothing but
+    /// the kernel, its attributes and what is asked.
+    pub fn resident_blocks(
+        &self,
+        function: &Function,
+        block: i32,
+        shared_bytes: u64,
+        flags: u32,
+    ) -> CuResult<i32> {
+        self.check()?;
+        function.check(self)?;
+        let asked = (block, shared_bytes, flags);
+        if let Some(blocks) = function.resident().get(&asked) {
+            return Ok(*blocks);
+        }
+        let blocks = self.cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+            function.handle,
+            block,
+            shared_bytes,
+            flags,
+        )?;
+        let mut known = function.resident();
+        if known.len() >= RESIDENT_LIMIT {
+            known.clear();
+        }
+        known.insert(asked, blocks);
+        Ok(blocks)
     }
 
     /// The most dynamic shared memory that a launch of a function with these attributes may ask for.
@@ -240,10 +289,10 @@ impl Session {
     ) -> Result<(), LaunchRefusal> {
         self.check().map_err(LaunchRefusal::Broken)?;
         let threads = self.judge(function, config, arguments)?;
-        let function = function.handle;
         if config.cooperative {
             self.judge_cooperative(function, config, threads)?;
         }
+        let function = function.handle;
         let LaunchConfig { grid, block, shared_bytes, stream, cooperative } = *config;
         let posted = if cooperative {
             self.cuLaunchCooperativeKernel(function, grid, block, shared_bytes, stream, arguments)
@@ -291,18 +340,13 @@ impl Session {
     /// A cooperative grid must fit on the device as a whole.
     fn judge_cooperative(
         &self,
-        function: CUfunction,
+        function: &Function,
         config: &LaunchConfig,
         threads: u64,
     ) -> Result<(), LaunchRefusal> {
         let block = i32::try_from(threads).map_err(|_| LaunchRefusal::Configuration)?;
         let resident = self
-            .cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
-                function,
-                block,
-                u64::from(config.shared_bytes),
-                0,
-            )
+            .resident_blocks(function, block, u64::from(config.shared_bytes), 0)
             .map_err(LaunchRefusal::Broken)?;
         let room = i128::from(resident) * i128::from(self.limit(DeviceAttribute::MULTIPROCESSOR_COUNT));
         if i128::try_from(config.grid.count()).unwrap_or(i128::MAX) > room {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use client::launch::{Function, LaunchConfig};
 use client::{LaunchRefusal, Session};
+use cuda_types::attribute::FunctionAttribute;
 use cuda_types::{CUdeviceptr, CUstream, CuError, HostSpan};
 use proto::calls::module::load_bytes;
 use proto::codec::MESSAGE_LIMIT;
@@ -99,7 +100,27 @@ fn a_faulted_device_can_be_used_again_after_many_faults(wire: Wire) {
     }
 }
 
+fn the_device_is_asked_for_occupancy_once_until_an_attribute_changes_it(wire: Wire) {
+    let (_harness, session) = connect(wire, 0);
+    let poke = kernel(&session, MODULE, "poke");
+    let asked = |shared| {
+        let before = session.statistics().round_trips;
+        (session.resident_blocks(&poke, 128, shared, 0), session.statistics().round_trips - before)
+    };
+    let (plain, round_trips) = asked(0);
+    assert!(plain.expect("a good launch") > 1 && round_trips == 1);
+    assert_eq!(asked(0), (plain, 0));
+    let (with_shared, round_trips) = asked(40 << 10);
+    assert!(with_shared.ok() < plain.ok() && round_trips == 1, "{with_shared:?} of {plain:?}");
+    assert_eq!(asked(40 << 10), (with_shared, 0));
+    let attribute = FunctionAttribute::MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    session.set_function_attribute(&poke, attribute, 64 << 10).expect("within the device's limit");
+    assert_eq!(asked(0), (plain, 1));
+    assert_eq!(asked(0), (plain, 0));
+}
+
 testkit::over_links! { over_tcp: Tcp, over_verbs: Verbs => {
+    the_device_is_asked_for_occupancy_once_until_an_attribute_changes_it
     a_refused_launch_leaves_no_trace_and_a_fault_stays_on_its_own_device
     freed_and_misaligned_addresses_are_faults_with_their_own_codes
     a_launch_runs_while_the_program_does_something_else

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use client::Session;
 use cuda_types::attribute::{DeviceAttribute, FunctionAttribute};
 use cuda_types::{CuError, CuResult};
-use proto::ModuleCalls;
 
 use super::launch::LaunchConfig;
 use super::{context, entries, module, of_runtime};
@@ -163,7 +162,7 @@ fn set_cache_config(handle: u64, config: u32, device: &Device) -> CuResult<()> {
         return Err(CuError::INVALID_VALUE);
     }
     let (session, function) = find(handle, device)?;
-    session.cuFuncSetCacheConfig(function.handle, config)
+    session.set_cache_config(&function, config)
 }
 
 fn parameter_count(handle: u64, count: Out<'_, usize>) -> CuResult<()> {
@@ -185,12 +184,7 @@ fn occupancy(
         return Err(CuError::INVALID_VALUE);
     }
     let (session, function) = find(handle, context::current()?)?;
-    let found = session.cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
-        function.handle,
-        block_size,
-        shared as u64,
-        flags,
-    )?;
+    let found = session.resident_blocks(&function, block_size, shared as u64, flags)?;
     blocks.write(found);
     Ok(())
 }
@@ -226,12 +220,7 @@ fn potential_block_size(
             Some(shared_for) => unsafe { shared_for(size) },
             None => shared,
         };
-        let blocks = session.cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
-            function.handle,
-            size,
-            shared as u64,
-            flags,
-        )?;
+        let blocks = session.resident_blocks(&function, size, shared as u64, flags)?;
         if blocks * size > best.0 {
             best = (blocks * size, size, blocks);
         }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use client::Session;
 use cuda_types::attribute::{DeviceAttribute, FunctionAttribute};
 use cuda_types::{CuError, CuResult};
-use proto::ModuleCalls;
 
 use super::error::INVALID_CONFIGURATION;
 use super::launch::LaunchConfig;
@@ -51,7 +50,7 @@ entries! {
             return Err(CuError::INVALID_VALUE);
         }
         let (session, function) = find(stub)?;
-        session.cuFuncSetCacheConfig(function.handle, config)
+        session.set_cache_config(&function, config)
     }
 
     /// Prefers a width of shared memory banks for a kernel: a hint that devices of today do not follow.
@@ -99,7 +98,7 @@ entries! {
         }
         let (session, function) = find(stub)?;
         let fits = |shared: u64| {
-            let resident = session.cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(function.handle, block_size, shared, 0)?;
+            let resident = session.resident_blocks(&function, block_size, shared, 0)?;
             CuResult::Ok(resident >= blocks)
         };
         if !fits(0)? {
@@ -123,7 +122,7 @@ entries! {
         let (session, function) = find(stub)?;
         let threads = c_int::try_from(configuration.block.count()).map_err(|_| INVALID_CONFIGURATION)?;
         let shared = configuration.shared_bytes as u64;
-        let blocks = session.cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(function.handle, threads, shared, 0)?;
+        let blocks = session.resident_blocks(&function, threads, shared, 0)?;
         let processors = devices().current()?.facts()?.attribute(DeviceAttribute::MULTIPROCESSOR_COUNT.0).unwrap_or(1);
         clusters.write(blocks.saturating_mul(processors));
         Ok(())
@@ -205,12 +204,7 @@ fn occupancy(
     }
     let (session, function) = find(stub)?;
     let shared = shared as u64;
-    blocks.write(session.cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
-        function.handle,
-        block_size,
-        shared,
-        flags,
-    )?);
+    blocks.write(session.resident_blocks(&function, block_size, shared, flags)?);
     Ok(())
 }
 
