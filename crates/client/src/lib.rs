@@ -6,7 +6,7 @@
 //!
 //! Layout:
 //! * [`remote`]: a device of the list and its session
-//! * [`session`]: posts, waits, and the role of the thread that reads
+//! * [`session`]: posts, waits, and the role of the thread that reads; [`outgoing`]: its send buffer
 //! * [`incoming`]: what the worker sends
 //! * [`progress`]: the one thread that reads and sends while no program thread does
 //! * [`memory`], [`copy`], [`event`], [`launch`], [`host_function`]: chapters with a part on this side
@@ -31,6 +31,7 @@ mod incoming;
 pub mod launch;
 mod ledger;
 pub mod memory;
+mod outgoing;
 mod progress;
 pub mod remote;
 pub mod server_list;

@@ -10,7 +10,6 @@
 //!
 //! Locks, in the order in which they may be taken: `outgoing`, then `state`. Neither is held while reading.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,6 +31,7 @@ use crate::connect;
 use crate::environment::{self, Environment, Severity};
 use crate::launch::LaunchLimits;
 use crate::ledger::{Account, Ledger};
+use crate::outgoing::{FLUSH_BYTES, Outgoing, Watch};
 use crate::progress::Progress;
 use crate::state::State;
 use crate::thread_number::ThreadNumber;
@@ -83,50 +83,6 @@ struct Counters {
     sends: AtomicU64,
     bytes_sent: AtomicU64,
 }
-
-/// The sending side.
-pub(crate) struct Outgoing {
-    pub(crate) buffer: Vec<u8>,
-    next_call: CallId,
-    /// Where in the buffer the call that was appended last begins.
-    last_call: usize,
-    /// The thread that posted last.
-    poster: Option<ThreadNumber>,
-    /// Bytes of call frames sent so far, and how far they reached after some of the calls.
-    bytes: u64,
-    marks: VecDeque<(CallId, u64)>,
-    /// How far `bytes` reaches at the next mark.
-    next_mark: u64,
-    /// Bytes of `bytes` that are known to be issued.
-    issued_bytes: u64,
-    /// The progress thread has been told that the buffer is not empty, or looks by itself.
-    announced: bool,
-    watch: Watch,
-}
-
-/// What the progress thread makes of the send buffer.
-///
-/// What is posted after a quiet time is sent at once. A program that goes on posting fills whole buffers and sends them
-/// itself, so the progress thread, looking by itself now, lets it: each of its own sends would hold up the poster, and
-/// wake the worker for little. It sends when nothing was added between two looks, or what has lain for
-/// [`PATIENCE`] looks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Watch {
-    Quiet,
-    /// It looks by itself: calls that were there at the last look, looks since something was left lying.
-    Busy {
-        calls: CallId,
-        left: u32,
-    },
-}
-
-/// How many times what a poster adds to is left lying.
-const PATIENCE: u32 = 4;
-
-/// The send buffer is written when it holds this much.
-const FLUSH_BYTES: usize = 64 * 1024;
-/// How finely `Outgoing::marks` follows the calls.
-const MARK_BYTES: u64 = 4 * 1024;
 
 impl Session {
     pub(crate) fn new(
@@ -553,10 +509,8 @@ impl Session {
         self.notify_others(&state, 0);
     }
 
-    /// Has whoever waits look again, for what has come and for the role of the reader; `own` of those who wait is the caller.
-    ///
-    /// Mostly nobody else does, and a notice costs a system call. Whoever begins to wait is counted before it looks at
-    /// the state, which is locked here.
+    /// Has whoever waits look again; `own` of those who wait is the caller. Mostly nobody else does, and a notice costs a
+    /// system call. Whoever begins to wait is counted before it looks at the state, which is locked here.
     fn notify_others(&self, _locked: &State, own: usize) {
         if self.waiting.load(Ordering::Acquire) > own {
             self.changed.notify_all();
@@ -609,54 +563,6 @@ fn descriptors(link: &dyn Link) -> impl Iterator<Item = i32> {
     all.into_iter().flatten().map(|descriptor| descriptor.as_raw_fd())
 }
 
-impl Outgoing {
-    fn new() -> Outgoing {
-        Outgoing {
-            buffer: Vec::with_capacity(2 * FLUSH_BYTES),
-            next_call: CallId(1),
-            last_call: 0,
-            poster: None,
-            bytes: 0,
-            marks: VecDeque::new(),
-            next_mark: 0,
-            issued_bytes: 0,
-            announced: false,
-            watch: Watch::Quiet,
-        }
-    }
-
-    /// What a look of the progress thread comes to: whether it sends, and how it goes on.
-    fn looked(&self, is_urgent: bool) -> (bool, Watch) {
-        let calls = self.next_call;
-        let is_empty = self.buffer.is_empty();
-        match self.watch {
-            Watch::Quiet if is_empty => (false, Watch::Quiet),
-            Watch::Quiet => (true, Watch::Busy { calls, left: 0 }),
-            Watch::Busy { calls: before, .. } if before == calls => (true, Watch::Quiet),
-            Watch::Busy { left, .. } if is_empty || is_urgent || left == PATIENCE => {
-                (true, Watch::Busy { calls, left: 0 })
-            }
-            Watch::Busy { left, .. } => (false, Watch::Busy { calls, left: left + 1 }),
-        }
-    }
-
-    #[cold]
-    fn mark(&mut self, call: CallId) {
-        self.next_mark = self.bytes + MARK_BYTES;
-        self.marks.push_back((call, self.bytes));
-    }
-
-    fn note_issued(&mut self, issued: CallId) {
-        while let Some((call, bytes)) = self.marks.front().copied() {
-            if !call.is_covered_by(issued) {
-                break;
-            }
-            self.issued_bytes = bytes;
-            self.marks.pop_front();
-        }
-    }
-}
-
 impl Caller for Session {
     #[inline]
     fn post(&self, row: &'static Row, write: impl FnMut(&mut Vec<u8>)) -> CuResult<()> {
@@ -692,6 +598,3 @@ impl Caller for Session {
         self.names.fetch_add(1, Ordering::Relaxed)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -7,6 +7,7 @@
 //! * the *writer* sends what device callbacks leave behind; the *lander* moves large downloads
 //! * over verbs, one more that follows what the network has moved
 
+mod busy;
 mod calls;
 pub mod gpudirect;
 mod outbox;
@@ -33,6 +34,7 @@ use proto::{Device, Malformed, Names};
 use transport::verbs::VerbsOptions;
 use transport::{Link, LinkError};
 
+use busy::{Busy, light_bytes};
 use calls::{Call, CallQueue, Group, may_wait};
 use gpudirect::GpuDirect;
 use outbox::{Message, Outbox};
@@ -536,58 +538,6 @@ impl Worker {
     }
 }
 
-/// What the device may still have to do, as far as the calls tell.
-#[derive(Default)]
-struct Busy {
-    /// Calls that may have left work behind.
-    begun: AtomicU64,
-    /// The last of them that is no light copy.
-    last_heavy: AtomicU64,
-    /// How many of them are known to be over.
-    over: AtomicU64,
-    /// Bytes of light copies since the context was last synchronized.
-    light_bytes: AtomicU64,
-}
-
-/// A copy from staging of so few bytes that it is over in the time of a wake-up: how many.
-fn light_bytes(call: &Call<'_>) -> Option<u64> {
-    // Destination, place in the staging, bytes, stream.
-    let bytes = call.arguments.get(16..24).filter(|_| call.opcode == STAGED_H_TO_D)?;
-    Some(u64::from_le_bytes(*bytes.first_chunk()?)).filter(|bytes| *bytes <= LIGHT_BYTES)
-}
-
-/// At most this much of light copies may be under way when the reader waits for them.
-const LIGHT_BYTES: u64 = 512 * 1024;
-
-impl Busy {
-    /// A call is about to be made; answers what to tell [`end`](Busy::end).
-    fn begin(&self, row: &table::Row, light: Option<u64>) -> u64 {
-        // A driver may load a module lazily.
-        let leaves_work = row.class == Class::Post || row.opcode >> 8 == 0x04;
-        let before = self.begun.fetch_add(u64::from(leaves_work), Ordering::AcqRel);
-        match light {
-            Some(bytes) => drop(self.light_bytes.fetch_add(bytes, Ordering::AcqRel)),
-            None if leaves_work => drop(self.last_heavy.fetch_max(before + 1, Ordering::AcqRel)),
-            None => {}
-        }
-        before
-    }
-
-    /// A call has been made. A synchronized context is done with all that was begun before.
-    fn end(&self, opcode: u16, before: u64) {
-        if opcode == CTX_SYNCHRONIZE {
-            self.light_bytes.store(0, Ordering::Release);
-            self.over.fetch_max(before, Ordering::AcqRel);
-        }
-    }
-
-    /// Whether all that may be under way is light copies, with `more` bytes few enough.
-    fn is_nearly_idle(&self, more: u64) -> bool {
-        self.over.load(Ordering::Acquire) >= self.last_heavy.load(Ordering::Acquire)
-            && self.light_bytes.load(Ordering::Acquire).saturating_add(more) <= LIGHT_BYTES
-    }
-}
-
 /// Bulk bytes come with few messages, which have been taken before.
 fn no_bulk(header: &Header) -> Result<(), Malformed> {
     if header.bulk == 0 {
@@ -598,7 +548,5 @@ fn no_bulk(header: &Header) -> Result<(), Malformed> {
 
 /// Opcodes below are control messages.
 const FIRST_CALL: u16 = 0x0100;
-const CTX_SYNCHRONIZE: u16 = 0x0101;
-const STAGED_H_TO_D: u16 = 0x0801;
 const MEM_GET_INFO: u16 = 0x0305;
 const MEMCPY_D_TO_H: u16 = 0x0311;

@@ -1,0 +1,102 @@
+//! The send buffer of a session, and when the progress thread writes it.
+
+use std::collections::VecDeque;
+
+use proto::frame::CallId;
+
+use crate::thread_number::ThreadNumber;
+
+/// The sending side.
+pub(crate) struct Outgoing {
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) next_call: CallId,
+    /// Where in the buffer the call that was appended last begins.
+    pub(crate) last_call: usize,
+    /// The thread that posted last.
+    pub(crate) poster: Option<ThreadNumber>,
+    /// Bytes of call frames sent so far, and how far they reached after some of the calls.
+    pub(crate) bytes: u64,
+    pub(crate) marks: VecDeque<(CallId, u64)>,
+    /// How far `bytes` reaches at the next mark.
+    pub(crate) next_mark: u64,
+    /// Bytes of `bytes` that are known to be issued.
+    pub(crate) issued_bytes: u64,
+    /// The progress thread has been told that the buffer is not empty, or looks by itself.
+    pub(crate) announced: bool,
+    pub(crate) watch: Watch,
+}
+
+/// What the progress thread makes of the send buffer.
+///
+/// What is posted after a quiet time is sent at once. A program that goes on posting fills whole buffers and sends them
+/// itself, so the progress thread, looking by itself now, lets it: each of its own sends would hold up the poster, and
+/// wake the worker for little. It sends when nothing was added between two looks, or what has lain for
+/// [`PATIENCE`] looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Watch {
+    Quiet,
+    /// It looks by itself: calls that were there at the last look, looks since something was left lying.
+    Busy {
+        calls: CallId,
+        left: u32,
+    },
+}
+
+/// How many times what a poster adds to is left lying.
+const PATIENCE: u32 = 4;
+
+/// The send buffer is written when it holds this much.
+pub(crate) const FLUSH_BYTES: usize = 64 * 1024;
+/// How finely `Outgoing::marks` follows the calls.
+const MARK_BYTES: u64 = 4 * 1024;
+
+impl Outgoing {
+    pub(crate) fn new() -> Outgoing {
+        Outgoing {
+            buffer: Vec::with_capacity(2 * FLUSH_BYTES),
+            next_call: CallId(1),
+            last_call: 0,
+            poster: None,
+            bytes: 0,
+            marks: VecDeque::new(),
+            next_mark: 0,
+            issued_bytes: 0,
+            announced: false,
+            watch: Watch::Quiet,
+        }
+    }
+
+    /// What a look of the progress thread comes to: whether it sends, and how it goes on.
+    pub(crate) fn looked(&self, is_urgent: bool) -> (bool, Watch) {
+        let calls = self.next_call;
+        let is_empty = self.buffer.is_empty();
+        match self.watch {
+            Watch::Quiet if is_empty => (false, Watch::Quiet),
+            Watch::Quiet => (true, Watch::Busy { calls, left: 0 }),
+            Watch::Busy { calls: before, .. } if before == calls => (true, Watch::Quiet),
+            Watch::Busy { left, .. } if is_empty || is_urgent || left == PATIENCE => {
+                (true, Watch::Busy { calls, left: 0 })
+            }
+            Watch::Busy { left, .. } => (false, Watch::Busy { calls, left: left + 1 }),
+        }
+    }
+
+    #[cold]
+    pub(crate) fn mark(&mut self, call: CallId) {
+        self.next_mark = self.bytes + MARK_BYTES;
+        self.marks.push_back((call, self.bytes));
+    }
+
+    pub(crate) fn note_issued(&mut self, issued: CallId) {
+        while let Some((call, bytes)) = self.marks.front().copied() {
+            if !call.is_covered_by(issued) {
+                break;
+            }
+            self.issued_bytes = bytes;
+            self.marks.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
