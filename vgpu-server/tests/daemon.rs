@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -157,18 +158,27 @@ fn a_termination_lets_clients_finish_and_takes_no_new_ones() {
     assert!(server.process.wait().expect("it runs").success());
 }
 
+/// A server that serves on a Unix socket alone, and ends when its standard input does.
+fn on_a_lifeline(program: &Path, socket: &Path) -> Child {
+    Command::new(program)
+        .args(["--driver", "null", "--unix-only", "--lifeline", "--unix"])
+        .arg(socket)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program is there")
+}
+
+fn lines_of(process: &mut Child) -> impl Iterator<Item = String> + use<> {
+    BufReader::new(process.stdout.take().expect("piped")).lines().map_while(Result::ok)
+}
+
 #[test]
 fn a_server_on_a_lifeline_opens_no_port_and_leaves_nothing_behind() {
     let folder = tempfile::Builder::new().prefix("lifeline").tempdir().expect("a folder").keep();
     let socket = folder.join("device.sock");
-    let mut process = Command::new(env!("CARGO_BIN_EXE_vgpu-server"))
-        .args(["--driver", "null", "--unix-only", "--lifeline", "--unix"])
-        .arg(&socket)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the program is there");
-    let mut said = BufReader::new(process.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    let mut process = on_a_lifeline(env!("CARGO_BIN_EXE_vgpu-server").as_ref(), &socket);
+    let mut said = lines_of(&mut process);
     let (what, paste) = (said.next().expect("a line"), said.next().expect("a line"));
     assert!(what.starts_with("Serving ") && what.ends_with("on a Unix socket."), "{what}");
     assert!(paste.ends_with(&format!("export VGPU_SERVER=\"unix:{}\"", socket.display())), "{paste}");
@@ -195,14 +205,8 @@ fn a_server_whose_file_was_replaced_still_starts_workers() {
     let folder = tempfile::tempdir().expect("a folder");
     let (program, socket) = (folder.path().join("server"), folder.path().join("device.sock"));
     std::fs::copy(env!("CARGO_BIN_EXE_vgpu-server"), &program).expect("a copy");
-    let mut process = Command::new(&program)
-        .args(["--driver", "null", "--unix-only", "--lifeline", "--unix"])
-        .arg(&socket)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the program is there");
-    let mut said = BufReader::new(process.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    let mut process = on_a_lifeline(&program, &socket);
+    let mut said = lines_of(&mut process);
     assert!(said.any(|line| line.starts_with("Serving ")));
     std::fs::remove_file(&program).expect("it is there");
     let remote = Remote::connect(Address::Unix(socket), Transport::Auto, 0, Arc::new(quiet()), |_, _| true);

@@ -9,7 +9,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::{COUNT, compile, eventually, libraries, said, vgpu};
+use common::{COUNT, compile, libraries, said, vgpu};
+use testkit::eventually;
 
 #[test]
 fn the_program_is_this_process_with_its_own_status_and_signals() {

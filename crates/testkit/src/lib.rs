@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use client::connect::Greeted;
 use client::server_list::Transport;
@@ -28,6 +28,21 @@ use transport::{Address, Link, SocketLink, memory};
 use vgpu_server::worker::{self, CallCounts, SessionEnd, WorkerOptions};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longer than anything in a test takes, shorter than a person's patience.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until something holds, for [`PATIENCE`]; `false` if it does not.
+pub fn eventually(mut holds: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if holds() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
 
 /// How the two ends are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

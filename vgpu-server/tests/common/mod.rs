@@ -4,7 +4,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use client::server_list::Transport;
 use client::{Environment, Remote, Session};
@@ -13,8 +12,7 @@ use proto::frame::Header;
 use proto::handshake::{Began, Begin, Hello, Welcome};
 use transport::Address;
 
-/// Longer than anything here takes, shorter than a person's patience.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) use testkit::{PATIENCE, eventually};
 
 pub(crate) struct Server {
     pub(crate) process: Child,
@@ -113,17 +111,6 @@ impl Drop for Server {
 pub(crate) fn kill(signal: &str, pid: i32) {
     let status = Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill is there");
     assert!(status.success());
-}
-
-pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + PATIENCE;
-    while Instant::now() < end {
-        if holds() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    false
 }
 
 /// Losing links is what these tests are about: no messages.

@@ -5,10 +5,6 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
-
-/// Longer than anything here takes, shorter than a person's patience.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// `target/<profile>/shim/`: the client libraries under the names that programs ask for.
 ///
@@ -63,18 +59,6 @@ pub(crate) fn compile(folder: &Path, name: &str, source: &str, arguments: &[&str
     };
     assert!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
     Some(program.to_str().expect("a temporary folder has a plain name").to_owned())
-}
-
-/// Waits until something holds; `false` if it never does.
-pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + PATIENCE;
-    while Instant::now() < end {
-        if holds() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    false
 }
 
 /// Prints how many devices it sees, by a library that it opens by name.
