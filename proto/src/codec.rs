@@ -73,28 +73,32 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes as many bytes as a number has.
-    #[inline]
+    #[inline(always)]
     pub fn take_array<const BYTES: usize>(
         &mut self,
         reading: &'static str,
     ) -> Result<[u8; BYTES], Malformed> {
-        let (array, rest) = self
-            .rest
-            .split_first_chunk()
-            .ok_or_else(|| Malformed::new(reading, format_args!("{} of {BYTES} bytes", self.rest.len())))?;
+        let Some((array, rest)) = self.rest.split_first_chunk() else {
+            return Err(self.too_short(reading, BYTES));
+        };
         self.rest = rest;
         Ok(*array)
     }
 
     /// Takes what [`put_bytes`] has written.
-    #[inline]
+    #[inline(always)]
     pub fn take_bytes(&mut self, reading: &'static str) -> Result<&'a [u8], Malformed> {
-        let length = u32::from_le_bytes(self.take_array(reading)?);
-        let (bytes, rest) = self.rest.split_at_checked(length as usize).ok_or_else(|| {
-            Malformed::new(reading, format_args!("{length} bytes announced, {} there", self.rest.len()))
-        })?;
+        let length = u32::from_le_bytes(self.take_array(reading)?) as usize;
+        let Some((bytes, rest)) = self.rest.split_at_checked(length) else {
+            return Err(self.too_short(reading, length));
+        };
         self.rest = rest;
         Ok(bytes)
+    }
+
+    #[cold]
+    fn too_short(&self, reading: &'static str, needed: usize) -> Malformed {
+        Malformed::new(reading, format_args!("{} of {needed} bytes", self.rest.len()))
     }
 
     /// What has not been read yet.

@@ -59,32 +59,41 @@ impl Header {
     }
 
     /// Reads a header and bounds its lengths, so that nobody allocates on a stranger's word.
-    #[inline]
+    // Always inlined: a header that is written to memory in parts and copied as a whole waits for each of its parts.
+    #[inline(always)]
     pub fn decode(bytes: &[u8; Header::SIZE]) -> Result<Header, Malformed> {
-        let [m0, m1, o0, o1, c0, c1, c2, c3, l0, l1, l2, l3, b0, b1, b2, b3] = *bytes;
-        if [m0, m1] != Header::MAGIC {
-            return Err(Header::not_magic(u16::from_be_bytes([m0, m1])));
-        }
-        let header = Header {
+        Header::fields(bytes).ok_or_else(|| Header::fault(bytes))
+    }
+
+    /// What the header says, if it can be one.
+    #[inline(always)]
+    pub(crate) fn fields(bytes: &[u8; Header::SIZE]) -> Option<Header> {
+        let header = Header::read(bytes);
+        let is_one = bytes[..2] == Header::MAGIC
+            && header.length as usize <= MESSAGE_LIMIT
+            && header.bulk <= Header::BULK_LIMIT;
+        is_one.then_some(header)
+    }
+
+    #[inline(always)]
+    fn read(bytes: &[u8; Header::SIZE]) -> Header {
+        let [_, _, o0, o1, c0, c1, c2, c3, l0, l1, l2, l3, b0, b1, b2, b3] = *bytes;
+        Header {
             opcode: u16::from_le_bytes([o0, o1]),
             call: CallId(u32::from_le_bytes([c0, c1, c2, c3])),
             length: u32::from_le_bytes([l0, l1, l2, l3]),
             bulk: u32::from_le_bytes([b0, b1, b2, b3]),
-        };
-        if header.length as usize > MESSAGE_LIMIT || header.bulk > Header::BULK_LIMIT {
-            return Err(header.too_long());
         }
-        Ok(header)
     }
 
+    /// Why these bytes are no header.
     #[cold]
-    fn not_magic(magic: u16) -> Malformed {
-        Malformed::new("frame header", format_args!("magic {magic:#06x}"))
-    }
-
-    #[cold]
-    fn too_long(self) -> Malformed {
-        let Header { length, bulk, .. } = self;
+    fn fault(bytes: &[u8; Header::SIZE]) -> Malformed {
+        let magic = u16::from_be_bytes([bytes[0], bytes[1]]);
+        if magic != u16::from_be_bytes(Header::MAGIC) {
+            return Malformed::new("frame header", format_args!("magic {magic:#06x}"));
+        }
+        let Header { length, bulk, .. } = Header::read(bytes);
         Malformed::new("frame header", format_args!("{length} bytes of arguments, {bulk} bulk bytes"))
     }
 }

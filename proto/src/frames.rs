@@ -67,9 +67,10 @@ impl FrameReader {
     }
 
     /// Whether a whole frame lies in the buffer: one that no descriptor will announce.
+    #[inline]
     pub fn has_frame(&self) -> bool {
         let Some(bytes) = self.buffer[self.start..self.end].first_chunk() else { return false };
-        let Ok(header) = Header::decode(bytes) else {
+        let Some(header) = Header::fields(bytes) else {
             // Reading it tells what is wrong with it, and needs no more bytes.
             return true;
         };
@@ -78,6 +79,7 @@ impl FrameReader {
     }
 
     /// Waits for the next frame's header.
+    #[inline(always)]
     pub fn header<E>(
         &mut self,
         read: &mut impl FnMut(&mut [u8]) -> Result<usize, E>,
@@ -85,7 +87,7 @@ impl FrameReader {
         while !self.has_header() {
             self.refill(read)?;
         }
-        let bytes = self.buffer[self.start..].first_chunk().expect("has_header");
+        let bytes = self.buffer[self.start..self.end].first_chunk().expect("has_header");
         let header = Header::decode(bytes)?;
         self.start += Header::SIZE;
         Ok(header)
@@ -118,6 +120,7 @@ impl FrameReader {
     }
 
     /// Reads the frame's arguments to the end of `into`.
+    #[inline]
     pub fn append_arguments<E>(
         &mut self,
         length: u32,
@@ -169,6 +172,7 @@ impl FrameReader {
         Ok(())
     }
 
+    #[inline(never)]
     fn refill<E>(
         &mut self,
         read: &mut impl FnMut(&mut [u8]) -> Result<usize, E>,

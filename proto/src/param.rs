@@ -53,7 +53,7 @@ macro_rules! number {
             type Arg<'a> = $type;
             #[inline]
             fn write(arg: $type, out: &mut Vec<u8>) { out.extend_from_slice(&arg.to_le_bytes()); }
-            #[inline]
+            #[inline(always)]
             fn read<'a>(reader: &mut Reader<'a>, name: &'static str) -> Result<$type, Malformed> {
                 reader.take_array(name).map(<$type>::from_le_bytes)
             }
@@ -68,7 +68,7 @@ macro_rules! handle {
             type Arg<'a> = $type;
             #[inline]
             fn write(arg: $type, out: &mut Vec<u8>) { out.extend_from_slice(&arg.0.to_le_bytes()); }
-            #[inline]
+            #[inline(always)]
             fn read<'a>(reader: &mut Reader<'a>, name: &'static str) -> Result<$type, Malformed> {
                 reader.take_array(name).map(u64::from_le_bytes).map(names::Named::from_number)
             }
@@ -120,10 +120,10 @@ impl Param for Dim3 {
     fn write(arg: Dim3, out: &mut Vec<u8>) {
         put_extents([arg.x, arg.y, arg.z].map(u32::to_le_bytes), out);
     }
-    #[inline]
+    #[inline(always)]
     fn read<'a>(reader: &mut Reader<'a>, name: &'static str) -> Result<Dim3, Malformed> {
-        let mut extent = || reader.take_array(name).map(u32::from_le_bytes);
-        Ok(Dim3 { x: extent()?, y: extent()?, z: extent()? })
+        let [x, y, z] = take_extents(reader, name)?.map(u32::from_le_bytes);
+        Ok(Dim3 { x, y, z })
     }
     fn sample() -> Dim3 {
         Dim3 { x: 7, y: 2, z: 3 }
@@ -133,6 +133,14 @@ impl Param for Dim3 {
 #[inline]
 fn put_extents<const BYTES: usize>(extents: [[u8; BYTES]; 3], out: &mut Vec<u8>) {
     out.extend_from_slice(extents.as_flattened());
+}
+
+#[inline(always)]
+fn take_extents<const BYTES: usize>(
+    reader: &mut Reader<'_>,
+    name: &'static str,
+) -> Result<[[u8; BYTES]; 3], Malformed> {
+    Ok([reader.take_array(name)?, reader.take_array(name)?, reader.take_array(name)?])
 }
 
 /// The extents of a block, in half the bytes of a grid's. One that does not fit, which no device has, goes as 0: every
@@ -146,10 +154,10 @@ impl Param for BlockDim {
         let extent = |extent: u32| u16::try_from(extent).unwrap_or(0).to_le_bytes();
         put_extents([arg.x, arg.y, arg.z].map(extent), out);
     }
-    #[inline]
+    #[inline(always)]
     fn read<'a>(reader: &mut Reader<'a>, name: &'static str) -> Result<Dim3, Malformed> {
-        let mut extent = || reader.take_array(name).map(|bytes| u32::from(u16::from_le_bytes(bytes)));
-        Ok(Dim3 { x: extent()?, y: extent()?, z: extent()? })
+        let [x, y, z] = take_extents(reader, name)?.map(|extent| u16::from_le_bytes(extent).into());
+        Ok(Dim3 { x, y, z })
     }
     fn sample() -> Dim3 {
         Dim3 { x: 128, y: 4, z: 2 }
@@ -165,7 +173,7 @@ impl Param for InBytes {
     fn write(arg: &[u8], out: &mut Vec<u8>) {
         codec::put_bytes(out, arg);
     }
-    #[inline]
+    #[inline(always)]
     fn read<'a>(reader: &mut Reader<'a>, name: &'static str) -> Result<&'a [u8], Malformed> {
         reader.take_bytes(name)
     }

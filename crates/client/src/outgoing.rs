@@ -24,6 +24,10 @@ pub(crate) struct Outgoing {
     /// The progress thread has been told that the buffer is not empty, or looks by itself.
     pub(crate) announced: bool,
     pub(crate) watch: Watch,
+    /// A poster has written a full buffer since the progress thread last looked.
+    pub(crate) was_full: bool,
+    /// Posters that have written the buffer and wait until calls are issued.
+    pub(crate) waiting: u32,
 }
 
 /// What the progress thread makes of the send buffer.
@@ -31,7 +35,7 @@ pub(crate) struct Outgoing {
 /// What is posted after a quiet time is sent at once. A program that goes on posting fills whole buffers and sends them
 /// itself, so the progress thread, looking by itself now, lets it: each of its own sends would hold up the poster, and
 /// wake the worker for little. It sends when nothing was added between two looks, or what has lain for
-/// [`PATIENCE`] looks.
+/// [`PATIENCE`] looks. While whole buffers are sent, it looks less often.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Watch {
     Quiet,
@@ -40,6 +44,14 @@ pub(crate) enum Watch {
         calls: CallId,
         left: u32,
     },
+}
+
+/// When the progress thread looks at a send buffer by itself; the soonest is the greatest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Look {
+    Never,
+    Later,
+    Soon,
 }
 
 /// How many times what a poster adds to is left lying.
@@ -63,14 +75,34 @@ impl Outgoing {
             issued_bytes: 0,
             announced: false,
             watch: Watch::Quiet,
+            was_full: false,
+            waiting: 0,
         }
     }
 
-    /// What a look of the progress thread comes to: whether it sends, and how it goes on.
-    pub(crate) fn looked(&self, is_urgent: bool) -> (bool, Watch) {
+    /// The progress thread looks; whether it shall send now, and when it looks again.
+    pub(crate) fn look(&mut self, is_urgent: bool) -> (bool, Look) {
+        let (send, watch) = self.looked(is_urgent);
+        let are_sending = std::mem::take(&mut self.was_full);
+        self.watch = watch;
+        self.announced = watch != Watch::Quiet;
+        let look = match watch {
+            Watch::Quiet => Look::Never,
+            Watch::Busy { .. } if are_sending => Look::Later,
+            Watch::Busy { .. } => Look::Soon,
+        };
+        (send, look)
+    }
+
+    /// What a look comes to: whether the progress thread sends, and how it goes on.
+    fn looked(&self, is_urgent: bool) -> (bool, Watch) {
         let calls = self.next_call;
         let is_empty = self.buffer.is_empty();
         match self.watch {
+            // What lies there is younger than the last look.
+            Watch::Busy { .. } if self.was_full => {
+                (is_urgent, Watch::Busy { calls, left: 0 })
+            }
             Watch::Quiet if is_empty => (false, Watch::Quiet),
             Watch::Quiet => (true, Watch::Busy { calls, left: 0 }),
             Watch::Busy { calls: before, .. } if before == calls => (true, Watch::Quiet),

@@ -16,6 +16,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use smallvec::{SmallVec, smallvec};
 
 use crate::environment::Environment;
+use crate::outgoing::Look;
 use crate::session::Session;
 
 pub(crate) struct Progress {
@@ -32,6 +33,8 @@ type Few<T> = SmallVec<[T; 8]>;
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// How soon a send buffer is looked at again that is being filled.
 const LOOK_SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000 };
+/// And while its posters send whole buffers.
+const LOOK_LATER: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000 };
 /// How soon a link that was awaited is looked at again.
 const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
@@ -85,15 +88,16 @@ impl Progress {
     }
 
     fn run(&self) {
-        let mut look_soon = false;
+        let mut look = Look::Never;
         loop {
             let sessions = self.living();
             let idle: Few<&Session> =
                 sessions.iter().map(|session| &**session).filter(|session| !session.is_awaited()).collect();
-            let patience = match (look_soon, idle.len() < sessions.len()) {
-                (true, _) => Some(&LOOK_SOON),
-                (false, true) => Some(&LOOK_AGAIN),
-                (false, false) => None,
+            let patience = match (look, idle.len() < sessions.len()) {
+                (Look::Soon, _) => Some(&LOOK_SOON),
+                (Look::Later, _) => Some(&LOOK_LATER),
+                (Look::Never, true) => Some(&LOOK_AGAIN),
+                (Look::Never, false) => None,
             };
             let readable = self.wait(&idle, patience);
             for (session, readable) in idle.iter().zip(readable) {
@@ -104,10 +108,7 @@ impl Progress {
             drop(idle);
             drop(sessions);
             // Anew: the signal may have been for a session that came while this thread slept.
-            look_soon = false;
-            for session in self.living() {
-                look_soon |= session.serve();
-            }
+            look = self.living().iter().map(|session| session.serve()).max().unwrap_or(Look::Never);
         }
     }
 
@@ -169,10 +170,10 @@ impl Progress {
 }
 
 impl Session {
-    /// Sends what is due: pulled bytes, control messages, what posts left behind. Whether to look again soon.
-    fn serve(&self) -> bool {
-        let look_soon = self.write_leftovers();
+    /// Sends what is due: pulled bytes, control messages, what posts left behind. When to look again.
+    fn serve(&self) -> Look {
+        let look = self.write_leftovers();
         self.send_pulled();
-        look_soon
+        look
     }
 }

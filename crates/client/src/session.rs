@@ -31,7 +31,7 @@ use crate::connect;
 use crate::environment::{self, Environment, Severity};
 use crate::launch::LaunchLimits;
 use crate::ledger::{Account, Ledger};
-use crate::outgoing::{FLUSH_BYTES, Outgoing, Watch};
+use crate::outgoing::{FLUSH_BYTES, Look, Outgoing, Watch};
 use crate::progress::Progress;
 use crate::state::State;
 use crate::thread_number::ThreadNumber;
@@ -233,11 +233,14 @@ impl Session {
                 return Ok(out);
             }
             self.flush_locked(&mut out)?;
+            out.waiting += 1;
             drop(out);
             let start = self.clock();
-            self.wait_until(|state| (state.issued != issued).then_some(()))?;
+            let waited = self.wait_until(|state| (state.issued != issued).then_some(()));
             self.account_since(start, |account, waited| account.backlog.add(waited, 0));
             out = self.outgoing();
+            out.waiting -= 1;
+            waited?;
         }
     }
 
@@ -350,6 +353,7 @@ impl Session {
     #[inline]
     fn leave(&self, out: &mut Outgoing) -> CuResult<()> {
         if out.buffer.len() >= FLUSH_BYTES {
+            out.was_full = true;
             return self.flush_locked(out);
         }
         if !out.announced {
@@ -380,23 +384,21 @@ impl Session {
         self.state().lost.map_or(Ok(()), Err)
     }
 
-    /// The progress thread writes what others left behind; whether it shall look again [soon](Watch).
-    pub(crate) fn write_leftovers(&self) -> bool {
+    /// The progress thread writes what others left behind; when it shall look again by itself.
+    pub(crate) fn write_leftovers(&self) -> Look {
         let controls = std::mem::take(&mut self.state().controls);
         if self.check_link().is_err() {
-            return false;
+            return Look::Never;
         }
-        let mut out = self.outgoing();
         let is_urgent = !controls.is_empty();
+        let mut out = self.outgoing();
         out.buffer.extend_from_slice(&controls);
-        let (send, watch) = out.looked(is_urgent);
-        out.watch = watch;
-        out.announced = watch != Watch::Quiet;
+        let (send, look) = out.look(is_urgent);
         if send {
             // A lost link is remembered and told by the next call.
             let _ = self.flush_locked(&mut out);
         }
-        watch != Watch::Quiet
+        look
     }
 
     /// The link is gone: says so once, and lets every waiting thread know.

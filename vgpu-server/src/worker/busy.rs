@@ -32,15 +32,23 @@ pub(crate) fn light_bytes(call: &Call<'_>) -> Option<u64> {
 /// At most this much of light copies may be under way when the reader waits for them.
 const LIGHT_BYTES: u64 = 512 * 1024;
 
+/// Adds to a counter that only the thread with the issuing role changes, and answers what it was: less work than an atomic
+/// addition, of which each call would need several.
+pub(crate) fn add_alone(counter: &AtomicU64, more: u64) -> u64 {
+    let before = counter.load(Ordering::Relaxed);
+    counter.store(before + more, Ordering::Relaxed);
+    before
+}
+
 impl Busy {
-    /// A call is about to be made; answers what to tell [`end`](Busy::end).
+    /// A call is about to be made by the thread that has the issuing role; answers what to tell [`end`](Busy::end).
     pub(crate) fn begin(&self, row: &Row, light: Option<u64>) -> u64 {
         // A driver may load a module lazily.
         let leaves_work = row.class == Class::Post || row.opcode >> 8 == 0x04;
-        let before = self.begun.fetch_add(u64::from(leaves_work), Ordering::AcqRel);
+        let before = add_alone(&self.begun, u64::from(leaves_work));
         match light {
             Some(bytes) => drop(self.light_bytes.fetch_add(bytes, Ordering::AcqRel)),
-            None if leaves_work => drop(self.last_heavy.fetch_max(before + 1, Ordering::AcqRel)),
+            None if leaves_work => self.last_heavy.store(before + 1, Ordering::Release),
             None => {}
         }
         before

@@ -5,7 +5,9 @@
 //! client thread's launches.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use proto::Malformed;
 use proto::frame::{CallId, Header};
@@ -70,6 +72,8 @@ impl Group {
     }
 }
 
+/// How long the thread that had the role looks for more before it sleeps.
+const LOOKING: Duration = Duration::from_micros(20);
 const GROUP_CALLS: usize = 128;
 const GROUP_BYTES: usize = 64 * 1024;
 /// How many empty groups are kept.
@@ -85,6 +89,8 @@ pub(crate) fn may_wait(opcode: u16) -> bool {
 pub(crate) struct CallQueue {
     state: Mutex<State>,
     changed: Condvar,
+    /// There are groups or no more will come: what a thread that looks can see without the lock.
+    is_due: AtomicBool,
     /// Bytes of frames that a client may have under way without their being issued.
     limit: u64,
     usage: Arc<Usage>,
@@ -100,6 +106,8 @@ struct State {
     issuing: bool,
     /// Something is queued or being issued, and [`Usage`] knows.
     busy: bool,
+    /// The thread that had the role last looks for calls and will see what is queued.
+    looking: bool,
     /// Threads that wait for the role.
     waiting: usize,
     /// Threads that hold or wait for the role or are inside a call that handed it on.
@@ -108,7 +116,7 @@ struct State {
 
 impl CallQueue {
     pub(crate) fn new(limit: u64, usage: Arc<Usage>) -> CallQueue {
-        CallQueue { state: Mutex::default(), changed: Condvar::new(), limit, usage }
+        CallQueue { state: Mutex::default(), changed: Condvar::new(), is_due: AtomicBool::new(false), limit, usage }
     }
 
     /// Lets the usage know whether there is something to issue.
@@ -141,7 +149,8 @@ impl CallQueue {
         let empty = state.spare.pop().unwrap_or_default();
         state.groups.push_back(std::mem::replace(group, empty));
         self.settle(&mut state);
-        if !state.issuing {
+        self.is_due.store(true, Ordering::Release);
+        if !state.issuing && !state.looking {
             self.changed.notify_one();
         }
         Ok(())
@@ -151,6 +160,7 @@ impl CallQueue {
     pub(crate) fn end(&self, drop_queued: bool) {
         let mut state = self.lock();
         state.ended = true;
+        self.is_due.store(true, Ordering::Release);
         if drop_queued {
             state.groups.clear();
             self.settle(&mut state);
@@ -180,6 +190,16 @@ impl CallQueue {
         if state.spare.len() < SPARE_GROUPS && group.bytes.capacity() <= 2 * GROUP_BYTES {
             state.spare.push(std::mem::take(group));
         }
+        if holding && !self.is_due.load(Ordering::Relaxed) {
+            state.looking = true;
+            drop(state);
+            let start = Instant::now();
+            while !self.is_due.load(Ordering::Acquire) && start.elapsed() < LOOKING {
+                std::thread::yield_now();
+            }
+            state = self.lock();
+            state.looking = false;
+        }
         state.waiting += 1;
         while state.issuing || (state.groups.is_empty() && !state.ended) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -189,6 +209,7 @@ impl CallQueue {
             Some(next) => {
                 state.issuing = true;
                 state.bytes -= next.frame_bytes();
+                self.is_due.store(state.ended || !state.groups.is_empty(), Ordering::Release);
                 *group = next;
                 true
             }

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use cuda_types::CuError;
-use proto::calls::{self as table, Class};
+use proto::calls::{self as table, Class, Row};
 use proto::control::{
     Emptied, Failed, Farewell, GateOpen, HostMemory, Issued, Printed, Pulled, Reply, Upload,
 };
@@ -34,7 +34,7 @@ use proto::{Device, Malformed, Names};
 use transport::verbs::VerbsOptions;
 use transport::{Link, LinkError};
 
-use busy::{Busy, light_bytes};
+use busy::{Busy, add_alone, light_bytes};
 use calls::{Call, CallQueue, Group, may_wait};
 use gpudirect::GpuDirect;
 use outbox::{Message, Outbox};
@@ -287,7 +287,7 @@ struct Worker {
     usage: Arc<Usage>,
     busy: Busy,
     outbox: Arc<Outbox>,
-    /// Calls made, by opcode.
+    /// Calls begun, by opcode.
     counts: Box<[AtomicU64]>,
     /// Bytes of calls issued since the client was last told.
     unacknowledged: AtomicU64,
@@ -296,6 +296,13 @@ struct Worker {
     malformed: Mutex<Option<Malformed>>,
     /// The client is gone and nobody wants the answers.
     gone: AtomicBool,
+}
+
+/// A call of the table that has been noted and is to be made.
+struct Begun {
+    row: &'static Row,
+    /// For [`Busy::end`].
+    before: u64,
 }
 
 impl Worker {
@@ -352,14 +359,22 @@ impl Worker {
         no_bulk(header)?;
         let is_first = group.is_empty();
         group.add(header.call, header.opcode);
-        let is_quick = |call: Call<'_>| self.cannot_wait(&call);
-        if is_first && group.calls().next().is_some_and(is_quick) && self.queue.issue_now() {
-            let made = group.calls().try_for_each(|call| self.make(&call, Outbox::send_now));
-            self.queue.issued_now();
-            group.clear();
-            made?;
+        let is_quick = || group.calls().next().is_some_and(|call| self.cannot_wait(&call));
+        if !is_first || !is_quick() || !self.queue.issue_now() {
+            return Ok(());
         }
-        Ok(())
+        // Whoever has had the role meanwhile may have made calls to wait for.
+        if !is_quick() {
+            self.queue.issued_now();
+            return Ok(());
+        }
+        let made = group.calls().try_for_each(|call| {
+            let begun = self.begin(&call)?;
+            self.make(&call, begun, Outbox::send_now)
+        });
+        self.queue.issued_now();
+        group.clear();
+        made
     }
 
     fn take_control(&self, header: &Header, arguments: &[u8]) -> Result<bool, Malformed> {
@@ -419,16 +434,19 @@ impl Worker {
                 if self.gone.load(Ordering::Acquire) {
                     break;
                 }
-                // Only the last of them may wait.
-                holding = !may_wait(call.opcode) || !self.hand_on(link);
-                // Who has handed on is no longer known to the queue.
-                if !holding {
-                    self.usage.enter();
-                }
-                let made = self.make(&call, Outbox::send);
-                if !holding {
-                    self.usage.leave();
-                }
+                let made = self.begin(&call).and_then(|begun| {
+                    // Only the last of them may wait.
+                    holding = !may_wait(call.opcode) || !self.hand_on(link);
+                    // Who has handed on is no longer known to the queue.
+                    if !holding {
+                        self.usage.enter();
+                    }
+                    let made = self.make(&call, begun, Outbox::send);
+                    if !holding {
+                        self.usage.leave();
+                    }
+                    made
+                });
                 if let Err(malformed) = made {
                     *self.malformed.lock().unwrap_or_else(PoisonError::into_inner) = Some(malformed);
                     // The reader wakes up at the end of the link and ends the session.
@@ -455,12 +473,20 @@ impl Worker {
         }
     }
 
-    /// Makes one call and answers it.
-    fn make(&self, call: &Call<'_>, send: fn(&Outbox, Message)) -> Result<(), Malformed> {
+    /// Notes a call that the thread with the issuing role will make next.
+    fn begin(&self, call: &Call<'_>) -> Result<Begun, Malformed> {
         let row = table::row(call.opcode)
             .ok_or_else(|| Malformed::new("opcode", format_args!("{:#06x} is no call", call.opcode)))?;
-        self.follow_memory(call, false);
         let before = self.busy.begin(row, light_bytes(call));
+        if let Some(count) = self.counts.get(usize::from(call.opcode)) {
+            add_alone(count, 1);
+        }
+        Ok(Begun { row, before })
+    }
+
+    /// Makes one call and answers it. A posted one is made by the thread with the issuing role.
+    fn make(&self, call: &Call<'_>, begun: Begun, send: fn(&Outbox, Message)) -> Result<(), Malformed> {
+        self.follow_memory(call, false);
         let mut value = Vec::new();
         let result = table::dispatch(
             call.opcode,
@@ -472,15 +498,12 @@ impl Worker {
         )?;
         if result.is_ok() {
             self.follow_memory(call, true);
-            self.busy.end(call.opcode, before);
+            self.busy.end(call.opcode, begun.before);
             self.usage.made(call.opcode, call.arguments);
-        }
-        if let Some(count) = self.counts.get(usize::from(call.opcode)) {
-            count.fetch_add(1, Ordering::Relaxed);
         }
         let error = result.err().map_or(0, |error| error.0);
         let mut frame = Vec::new();
-        match row.class {
+        match begun.row.class {
             Class::Wait => {
                 self.print(send);
                 let length = if error == 0 { value.len() } else { 0 };
@@ -493,7 +516,7 @@ impl Worker {
                     Failed { call: call.id.0, error }.append(&mut frame, 0);
                 }
                 let bytes = (Header::SIZE + call.arguments.len()) as u64;
-                if self.unacknowledged.fetch_add(bytes, Ordering::Relaxed) + bytes >= self.issued_quantum {
+                if add_alone(&self.unacknowledged, bytes) + bytes >= self.issued_quantum {
                     self.unacknowledged.store(0, Ordering::Relaxed);
                     Issued { upto: call.id.0 }.append(&mut frame, 0);
                 }

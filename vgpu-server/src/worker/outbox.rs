@@ -56,6 +56,8 @@ struct State {
     queue: VecDeque<Message>,
     /// Whether a thread is sending what it took from the queue.
     sending: bool,
+    /// A thread waits in [`close`](Outbox::close).
+    closing: bool,
     closed: bool,
     /// The only message of the queue may wait for another.
     is_lazy: bool,
@@ -137,7 +139,7 @@ impl Outbox {
             // As in `transmit`.
             Err(_) => self.link.shutdown(),
         }
-        if !state.queue.is_empty() {
+        if !state.queue.is_empty() || state.closing {
             self.changed.notify_all();
         }
     }
@@ -157,6 +159,7 @@ impl Outbox {
     /// Ends the writer thread, once the queue is empty or the link is down.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
+        state.closing = true;
         while !state.queue.is_empty() || state.sending {
             state = if state.sending {
                 self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
@@ -177,7 +180,10 @@ impl Outbox {
             state = self.lock();
         }
         state.sending = false;
-        self.changed.notify_all();
+        // The writer has nothing to do: the queue is empty.
+        if state.closing {
+            self.changed.notify_all();
+        }
         state
     }
 
