@@ -67,7 +67,7 @@ impl Header {
 
     /// What the header says, if it can be one.
     #[inline(always)]
-    pub(crate) fn fields(bytes: &[u8; Header::SIZE]) -> Option<Header> {
+    pub fn fields(bytes: &[u8; Header::SIZE]) -> Option<Header> {
         let header = Header::read(bytes);
         let is_one = bytes[..2] == Header::MAGIC
             && header.length as usize <= MESSAGE_LIMIT

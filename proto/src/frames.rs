@@ -78,6 +78,22 @@ impl FrameReader {
         (self.end - self.start) as u64 >= whole
     }
 
+    /// Takes the frames that lie whole in the buffer, of `limit` bytes at most, as long as `take` says so of the next.
+    #[inline]
+    pub fn whole_frames(&mut self, limit: usize, mut take: impl FnMut(&Header) -> bool) -> &[u8] {
+        let first = self.start;
+        let there = &self.buffer[..self.end.min(first + limit)];
+        while let Some(header) = there[self.start..].first_chunk().and_then(Header::fields) {
+            let end =
+                self.start as u64 + Header::SIZE as u64 + u64::from(header.length) + u64::from(header.bulk);
+            if end > there.len() as u64 || !take(&header) {
+                break;
+            }
+            self.start = usize::try_from(end).expect("inside the buffer");
+        }
+        &self.buffer[first..self.start]
+    }
+
     /// Waits for the next frame's header.
     #[inline(always)]
     pub fn header<E>(
@@ -218,6 +234,29 @@ mod tests {
 
     fn pattern(bytes: usize, period: u8) -> Vec<u8> {
         (0..period).cycle().take(bytes).collect()
+    }
+
+    #[test]
+    fn whole_frames_are_those_that_are_there_and_wanted() {
+        let mut bytes = Vec::new();
+        for (call, length) in [(1, 20), (2, 0), (3, 40), (4, 8)] {
+            append(&mut bytes, 0x0701, CallId(call), 0, |out| out.extend(pattern(length, 251)));
+        }
+        // Of the last frame a byte is missing.
+        let there = bytes.len() - 1;
+        let pieces = [there, 1];
+        let mut read = source(&bytes, &pieces);
+        let mut reader = FrameReader::default();
+        assert!(reader.whole_frames(1000, |_| true).is_empty(), "nothing has come");
+        reader.refill(&mut read).expect("bytes");
+        assert_eq!(reader.whole_frames(1000, |header| header.call.0 < 2), &bytes[..36]);
+        assert_eq!(reader.whole_frames(15, |_| true), &[0; 0], "less than a frame");
+        assert_eq!(reader.whole_frames(1000, |_| true), &bytes[36..108]);
+        assert!(!reader.has_frame());
+        let mut arguments = Vec::new();
+        let last = reader.header(&mut read).expect("a header");
+        reader.arguments(last.length, &mut arguments, &mut read).expect("arguments");
+        assert_eq!((last.call, arguments), (CallId(4), pattern(8, 251)));
     }
 
     proptest! {

@@ -4,6 +4,8 @@
 //! Creating needs no round trip, and the devices know nothing of it. A create that fails *poisons* its name: later
 //! uses are dropped and report the first error, since their cause is not theirs.
 
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cuda_types::{CUarray, CUevent, CUfunction, CUmipmappedArray, CUmodule, CUstream, CuError, CuResult};
@@ -23,12 +25,50 @@ pub trait Named: Copy + Sized {
     fn is_builtin(self) -> bool;
     /// What is wrong with a name that was never given.
     const KIND: &'static str;
+    /// What this thread has found lately, where that saves time.
+    fn found() -> Option<&'static std::thread::LocalKey<Found>> {
+        None
+    }
+}
+
+/// Names that a thread has resolved lately, in places by their last bits: a launch would otherwise take a lock for its
+/// function alone.
+pub struct Found([Cell<FoundName>; 16]);
+
+#[derive(Clone, Copy, Default)]
+struct FoundName {
+    /// The [state](Names::state) in which it was found.
+    state: u64,
+    name: u64,
+    number: u64,
+}
+
+impl Found {
+    fn place(&self, name: u64) -> &Cell<FoundName> {
+        &self.0[usize::try_from(name % self.0.len() as u64).expect("less than the places")]
+    }
+}
+
+thread_local! {
+    static FUNCTIONS: Found = const { Found([const { Cell::new(FoundName { state: 0, name: 0, number: 0 }) }; 16]) };
 }
 
 /// Name -> handle of the device, for one session. Shared by the threads of a worker.
-#[derive(Default)]
 pub struct Names {
     tables: Mutex<Tables>,
+    /// Differs for any two states of any two tables of functions in this process; never 0.
+    state: AtomicU64,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Names { tables: Mutex::default(), state: AtomicU64::new(fresh_state()) }
+    }
+}
+
+fn fresh_state() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// One table for each kind of thing.
@@ -68,12 +108,39 @@ impl Names {
         if name.is_builtin() {
             return Ok(name);
         }
+        match T::found() {
+            None => self.look_up(name),
+            Some(found) => found.with(|found| {
+                let place = found.place(name.number());
+                let state = self.state.load(Ordering::Acquire);
+                let last = place.get();
+                if last.state == state && last.name == name.number() {
+                    return Ok(T::from_number(last.number));
+                }
+                let number = self.look_up(name)?;
+                // Read before: a change since then makes this entry useless, not wrong.
+                place.set(FoundName { state, name: name.number(), number: number.number() });
+                Ok(number)
+            }),
+        }
+    }
+
+    fn look_up<T: Named>(&self, name: T) -> CuResult<T> {
         T::table(&mut self.lock()).get(&name.number()).copied().unwrap_or(Err(CuError::INVALID_HANDLE))
     }
 
     /// Forgets `name`, once what it named is destroyed.
     pub fn forget<T: Named>(&self, name: T) {
-        T::table(&mut self.lock()).remove(&name.number());
+        let mut tables = self.lock();
+        T::table(&mut tables).remove(&name.number());
+        if T::found().is_some() {
+            self.change_state();
+        }
+    }
+
+    /// What threads have found before is no longer to be believed. Called with the lock held.
+    fn change_state(&self) {
+        self.state.store(fresh_state(), Ordering::Release);
     }
 }
 
@@ -90,17 +157,19 @@ impl Names {
         for function in tables.functions_of.remove(&module.0).unwrap_or_default() {
             tables.functions.remove(&function);
         }
+        self.change_state();
     }
 }
 
 macro_rules! named {
-    ($($type:ident $table:ident $kind:literal $builtin:literal;)*) => {$(
+    ($($type:ident $table:ident $kind:literal $builtin:literal $($found:ident)?;)*) => {$(
         impl Named for $type {
             fn table(tables: &mut Tables) -> &mut FxHashMap<u64, CuResult<Self>> { &mut tables.$table }
             fn number(self) -> u64 { self.0 }
             fn from_number(number: u64) -> Self { $type(number) }
             fn is_builtin(self) -> bool { self.0 <= $builtin }
             const KIND: &'static str = $kind;
+            $(fn found() -> Option<&'static std::thread::LocalKey<Found>> { Some(&$found) })?
         }
     )*};
 }
@@ -109,7 +178,7 @@ named! {
     CUstream streams "stream name" 2;
     CUevent events "event name" 0;
     CUmodule modules "module name" 0;
-    CUfunction functions "function name" 0;
+    CUfunction functions "function name" 0 FUNCTIONS;
     CUarray arrays "array name" 0;
     CUmipmappedArray mipmapped_arrays "mipmapped array name" 0;
 }
@@ -138,6 +207,31 @@ mod tests {
         names.forget_module(CUmodule(0x100));
         assert_eq!(names.resolve(CUfunction(0x102)), Err(CuError::INVALID_HANDLE));
         assert_eq!(names.resolve(CUmodule(0x100)), Err(CuError::INVALID_HANDLE));
+    }
+
+    #[test]
+    fn what_a_thread_has_found_is_forgotten_with_its_module_and_in_other_sessions() {
+        let [names, others] = [Names::default(), Names::default()];
+        for (names, handle) in [(&names, 7), (&others, 8)] {
+            names.bind(0x100, Ok(CUmodule(1))).expect("a fresh name");
+            names.bind(0x101, Ok(CUfunction(handle))).expect("a fresh name");
+            names.belongs(0x101, 0x100);
+        }
+        for _ in 0..2 {
+            assert_eq!(names.resolve(CUfunction(0x101)), Ok(CUfunction(7)));
+            assert_eq!(others.resolve(CUfunction(0x101)), Ok(CUfunction(8)));
+            // In the same place.
+            assert_eq!(names.resolve(CUfunction(0x111)), Err(CuError::INVALID_HANDLE));
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| names.forget_module(CUmodule(0x100))).join().expect("no panic")
+        });
+        assert_eq!(names.resolve(CUfunction(0x101)), Err(CuError::INVALID_HANDLE));
+        names.bind(0x101, Ok(CUfunction(9))).expect("free again");
+        assert_eq!(names.resolve(CUfunction(0x101)), Ok(CUfunction(9)));
+        names.forget(CUfunction(0x101));
+        assert_eq!(names.resolve(CUfunction(0x101)), Err(CuError::INVALID_HANDLE));
+        assert_eq!(others.resolve(CUfunction(0x101)), Ok(CUfunction(8)));
     }
 
     #[test]

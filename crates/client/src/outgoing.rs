@@ -26,8 +26,6 @@ pub(crate) struct Outgoing {
     pub(crate) watch: Watch,
     /// A poster has written a full buffer since the progress thread last looked.
     pub(crate) was_full: bool,
-    /// Posters that have written the buffer and wait until calls are issued.
-    pub(crate) waiting: u32,
 }
 
 /// What the progress thread makes of the send buffer.
@@ -76,7 +74,6 @@ impl Outgoing {
             announced: false,
             watch: Watch::Quiet,
             was_full: false,
-            waiting: 0,
         }
     }
 
@@ -100,9 +97,7 @@ impl Outgoing {
         let is_empty = self.buffer.is_empty();
         match self.watch {
             // What lies there is younger than the last look.
-            Watch::Busy { .. } if self.was_full => {
-                (is_urgent, Watch::Busy { calls, left: 0 })
-            }
+            Watch::Busy { .. } if self.was_full => (is_urgent, Watch::Busy { calls, left: 0 }),
             Watch::Quiet if is_empty => (false, Watch::Quiet),
             Watch::Quiet => (true, Watch::Busy { calls, left: 0 }),
             Watch::Busy { calls: before, .. } if before == calls => (true, Watch::Quiet),

@@ -233,14 +233,11 @@ impl Session {
                 return Ok(out);
             }
             self.flush_locked(&mut out)?;
-            out.waiting += 1;
             drop(out);
             let start = self.clock();
-            let waited = self.wait_until(|state| (state.issued != issued).then_some(()));
+            self.wait_until(|state| (state.issued != issued).then_some(()))?;
             self.account_since(start, |account, waited| account.backlog.add(waited, 0));
             out = self.outgoing();
-            out.waiting -= 1;
-            waited?;
         }
     }
 

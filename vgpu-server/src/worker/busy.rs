@@ -7,7 +7,7 @@ use proto::calls::{Class, Row};
 use super::calls::Call;
 
 const CTX_SYNCHRONIZE: u16 = 0x0101;
-const STAGED_H_TO_D: u16 = 0x0801;
+pub(crate) const STAGED_H_TO_D: u16 = 0x0801;
 
 /// What the device may still have to do, as far as the calls tell.
 #[derive(Default)]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use proto::Malformed;
 use proto::frame::{CallId, Header};
+use proto::frames::FrameReader;
 
 use super::usage::Usage;
 
@@ -25,50 +26,73 @@ pub(crate) struct Call<'a> {
 /// cost more than the calls do.
 #[derive(Default)]
 pub(crate) struct Group {
-    /// Of each call, and where its arguments end.
-    heads: Vec<(CallId, u16, usize)>,
-    /// Arguments, one behind the other.
-    bytes: Vec<u8>,
+    /// Their frames as they came, one behind the other.
+    frames: Vec<u8>,
+    calls: usize,
+    ends: bool,
 }
 
 impl Group {
-    /// Where the arguments of the next call belong, behind those of the others; then it is [added](Group::add).
-    pub(crate) fn arguments(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
+    /// Adds a call's header; its arguments are to be appended to what this answers.
+    pub(crate) fn add(&mut self, header: &Header) -> &mut Vec<u8> {
+        self.note(header.opcode);
+        self.frames.extend_from_slice(&header.encode());
+        &mut self.frames
     }
 
-    /// Adds a call whose arguments are there.
-    pub(crate) fn add(&mut self, id: CallId, opcode: u16) {
-        self.heads.push((id, opcode, self.bytes.len()));
+    /// Adds the calls that lie whole in the reader's buffer and satisfy `belongs`, as long as there is room.
+    pub(crate) fn add_whole(
+        &mut self,
+        frames: &mut FrameReader,
+        mut belongs: impl FnMut(&Group, &Header) -> bool,
+    ) {
+        let mut bytes = std::mem::take(&mut self.frames);
+        let room = GROUP_BYTES.saturating_sub(bytes.len());
+        let whole = frames.whole_frames(room, |header| {
+            let belongs = !self.is_full() && belongs(self, header);
+            if belongs {
+                self.note(header.opcode);
+            }
+            belongs
+        });
+        bytes.extend_from_slice(whole);
+        self.frames = bytes;
+    }
+
+    fn note(&mut self, opcode: u16) {
+        self.calls += 1;
+        self.ends = may_wait(opcode);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.heads.is_empty()
+        self.calls == 0
+    }
+
+    /// How many calls there are.
+    pub(crate) fn len(&self) -> usize {
+        self.calls
     }
 
     /// Whether it takes no further call.
     pub(crate) fn is_full(&self) -> bool {
-        let ends = self.heads.last().is_some_and(|(_, opcode, _)| may_wait(*opcode));
-        ends || self.heads.len() >= GROUP_CALLS || self.bytes.len() >= GROUP_BYTES
+        self.ends || self.calls >= GROUP_CALLS || self.frames.len() >= GROUP_BYTES
     }
 
     /// The calls, in their order.
     pub(crate) fn calls(&self) -> impl Iterator<Item = Call<'_>> {
-        let mut start = 0;
-        self.heads.iter().map(move |(id, opcode, end)| {
-            let arguments = &self.bytes[std::mem::replace(&mut start, *end)..*end];
-            Call { id: *id, opcode: *opcode, arguments }
+        let mut rest = &self.frames[..];
+        std::iter::from_fn(move || {
+            let (header, behind) = rest.split_first_chunk()?;
+            let header = Header::decode(header).expect("a header that was read before");
+            let (arguments, behind) = behind.split_at(header.length as usize);
+            rest = behind;
+            Some(Call { id: header.call, opcode: header.opcode, arguments })
         })
     }
 
-    /// What the calls were on the link.
-    fn frame_bytes(&self) -> u64 {
-        (self.heads.len() * Header::SIZE + self.bytes.len()) as u64
-    }
-
     pub(crate) fn clear(&mut self) {
-        self.heads.clear();
-        self.bytes.clear();
+        self.frames.clear();
+        (self.calls, self.ends) = (0, false);
     }
 }
 
@@ -116,7 +140,13 @@ struct State {
 
 impl CallQueue {
     pub(crate) fn new(limit: u64, usage: Arc<Usage>) -> CallQueue {
-        CallQueue { state: Mutex::default(), changed: Condvar::new(), is_due: AtomicBool::new(false), limit, usage }
+        CallQueue {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            is_due: AtomicBool::new(false),
+            limit,
+            usage,
+        }
     }
 
     /// Lets the usage know whether there is something to issue.
@@ -145,7 +175,7 @@ impl CallQueue {
                 format_args!("{} bytes beyond the window", state.bytes - self.limit),
             ));
         }
-        state.bytes += group.frame_bytes();
+        state.bytes += group.frames.len() as u64;
         let empty = state.spare.pop().unwrap_or_default();
         state.groups.push_back(std::mem::replace(group, empty));
         self.settle(&mut state);
@@ -187,7 +217,7 @@ impl CallQueue {
             self.settle(&mut state);
         }
         group.clear();
-        if state.spare.len() < SPARE_GROUPS && group.bytes.capacity() <= 2 * GROUP_BYTES {
+        if state.spare.len() < SPARE_GROUPS && group.frames.capacity() <= 2 * GROUP_BYTES {
             state.spare.push(std::mem::take(group));
         }
         if holding && !self.is_due.load(Ordering::Relaxed) {
@@ -208,7 +238,7 @@ impl CallQueue {
         match state.groups.pop_front() {
             Some(next) => {
                 state.issuing = true;
-                state.bytes -= next.frame_bytes();
+                state.bytes -= next.frames.len() as u64;
                 self.is_due.store(state.ended || !state.groups.is_empty(), Ordering::Release);
                 *group = next;
                 true
@@ -256,14 +286,19 @@ impl CallQueue {
 
 #[cfg(test)]
 mod tests {
+    use proto::frame;
+
     use super::*;
 
     /// One call that can wait.
     fn call(id: u32) -> Group {
         let mut group = Group::default();
-        group.arguments().extend([0; 10]);
-        group.add(CallId(id), 0x0101);
+        group.add(&header(id, 0x0101, 10)).extend([0; 10]);
         group
+    }
+
+    fn header(id: u32, opcode: u16, length: u32) -> Header {
+        Header { opcode, call: CallId(id), length, bulk: 0 }
     }
 
     fn take(queue: &CallQueue, holding: bool) -> Vec<u32> {
@@ -290,15 +325,43 @@ mod tests {
         let mut group = Group::default();
         for id in 1..=3 {
             assert!(!group.is_full());
-            group.arguments().extend(vec![id; usize::from(id)]);
-            group.add(CallId(u32::from(id)), if id == 3 { 0x0101 } else { 0x0701 });
+            let opcode = if id == 3 { 0x0101 } else { 0x0701 };
+            group.add(&header(id.into(), opcode, id.into())).extend(vec![id; usize::from(id)]);
         }
         assert!(group.is_full());
         let found: Vec<_> = group.calls().map(|call| (call.id.0, call.arguments.to_vec())).collect();
         assert_eq!(found, [(1, vec![1]), (2, vec![2; 2]), (3, vec![3; 3])]);
         group.clear();
-        (0..GROUP_CALLS).for_each(|_| group.add(CallId(1), 0x0701));
+        for _ in 0..GROUP_CALLS {
+            group.add(&header(1, 0x0701, 0));
+        }
         assert!(group.is_full(), "or with as many as there may be");
+    }
+
+    #[test]
+    fn calls_that_have_come_together_are_taken_together_up_to_the_first_that_can_wait() {
+        let mut bytes = Vec::new();
+        for (id, opcode) in [(1, 0x0701), (2, 0x0701), (3, 0x0101), (4, 0x0701)] {
+            frame::append(&mut bytes, opcode, CallId(id), 0, |out| out.extend([0; 80]));
+        }
+        let mut frames = FrameReader::default();
+        let mut read = |into: &mut [u8]| {
+            into[..bytes.len()].copy_from_slice(&bytes);
+            Ok::<_, ()>(bytes.len())
+        };
+        let first = frames.header(&mut read).expect("a header");
+        let mut group = Group::default();
+        frames.append_arguments(first.length, group.add(&first), &mut read).expect("they are there");
+        let ids = |group: &Group| group.calls().map(|call| call.id.0).collect::<Vec<_>>();
+        group.add_whole(&mut frames, |_, _| false);
+        assert_eq!(ids(&group), [1], "none belongs to it");
+        group.add_whole(&mut frames, |group, _| !group.is_empty());
+        assert_eq!(ids(&group), [1, 2, 3]);
+        assert!(group.is_full() && group.calls().all(|call| call.arguments == [0; 80]));
+        group.clear();
+        group.add_whole(&mut frames, |_, _| true);
+        assert_eq!(ids(&group), [4], "what was not taken stays");
+        assert!(!frames.has_frame());
     }
 
     #[test]
@@ -308,7 +371,7 @@ mod tests {
         for id in 1..=3 {
             let mut read = call(id);
             queue.push(&mut read).expect("inside the window");
-            assert!(read.is_empty() && read.arguments().is_empty());
+            assert!(read.is_empty() && read.calls().next().is_none());
             assert!(queue.next(id > 1, &mut issued));
             assert_eq!(issued.calls().map(|call| call.id.0).collect::<Vec<_>>(), [id]);
         }

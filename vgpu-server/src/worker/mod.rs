@@ -34,7 +34,7 @@ use proto::{Device, Malformed, Names};
 use transport::verbs::VerbsOptions;
 use transport::{Link, LinkError};
 
-use busy::{Busy, add_alone, light_bytes};
+use busy::{Busy, STAGED_H_TO_D, add_alone, light_bytes};
 use calls::{Call, CallQueue, Group, may_wait};
 use gpudirect::GpuDirect;
 use outbox::{Message, Outbox};
@@ -310,9 +310,20 @@ impl Worker {
     fn read(&self, link: &dyn Link, frames: &mut FrameReader) -> SessionEnd {
         let mut group = Group::default();
         loop {
-            let more = match self.read_frame(link, frames, &mut group) {
-                Ok(more) => more,
-                Err(end) => return end,
+            let before = group.len();
+            group.add_whole(frames, |group, header| {
+                // What comes first may be for this thread to make.
+                header.opcode >= FIRST_CALL
+                    && header.bulk == 0
+                    && !(group.is_empty() && is_short(header.opcode))
+            });
+            let more = if group.len() > before {
+                true
+            } else {
+                match self.read_frame(link, frames, &mut group) {
+                    Ok(more) => more,
+                    Err(end) => return end,
+                }
             };
             // Calls that have come together are queued together; for others nothing waits.
             if (!more || group.is_full() || !frames.has_frame())
@@ -336,8 +347,12 @@ impl Worker {
         let mut read = |into: &mut [u8]| link.receive(into);
         let header = frames.header(&mut read)?;
         if header.opcode >= FIRST_CALL {
-            frames.append_arguments(header.length, group.arguments(), &mut read)?;
-            self.take_call(&header, group).map_err(SessionEnd::Malformed)?;
+            no_bulk(&header).map_err(SessionEnd::Malformed)?;
+            let is_first = group.is_empty();
+            frames.append_arguments(header.length, group.add(&header), &mut read)?;
+            if is_first {
+                self.make_now(group).map_err(SessionEnd::Malformed)?;
+            }
             return Ok(true);
         }
         let mut arguments = Vec::new();
@@ -354,13 +369,10 @@ impl Worker {
         self.take_control(&header, &arguments).map_err(SessionEnd::Malformed)
     }
 
-    /// Makes a call whose arguments lie at the end of `group`, if the reader may, or adds it.
-    fn take_call(&self, header: &Header, group: &mut Group) -> Result<(), Malformed> {
-        no_bulk(header)?;
-        let is_first = group.is_empty();
-        group.add(header.call, header.opcode);
+    /// Makes the only call of `group` and takes it out, if the reader may.
+    fn make_now(&self, group: &mut Group) -> Result<(), Malformed> {
         let is_quick = || group.calls().next().is_some_and(|call| self.cannot_wait(&call));
-        if !is_first || !is_quick() || !self.queue.issue_now() {
+        if !is_quick() || !self.queue.issue_now() {
             return Ok(());
         }
         // Whoever has had the role meanwhile may have made calls to wait for.
@@ -532,10 +544,8 @@ impl Worker {
     /// answer from memory, or a small copy to the device, when nothing is under way that they could wait for - but for such
     /// copies, which are over in the time of a wake-up.
     fn cannot_wait(&self, call: &Call<'_>) -> bool {
-        const QUICK: [u16; 3] = [0x01, 0x05, 0x06];
-        let opcode = call.opcode;
-        let quick = QUICK.contains(&(opcode >> 8)) || opcode == MEM_GET_INFO || opcode == MEMCPY_D_TO_H;
-        let answers = quick && table::row(opcode).is_some_and(|row| row.class == Class::Wait);
+        let answers =
+            is_short(call.opcode) && table::row(call.opcode).is_some_and(|row| row.class == Class::Wait);
         (answers || light_bytes(call).is_some()) && self.busy.is_nearly_idle(light_bytes(call).unwrap_or(0))
     }
 
@@ -559,6 +569,12 @@ impl Worker {
             send(&self.outbox, Message::frame(frame));
         }
     }
+}
+
+/// Whether a call may take no longer than an answer from memory: of contexts, streams, events; small copies.
+fn is_short(opcode: u16) -> bool {
+    matches!(opcode >> 8, 0x01 | 0x05 | 0x06)
+        || matches!(opcode, MEM_GET_INFO | MEMCPY_D_TO_H | STAGED_H_TO_D)
 }
 
 /// Bulk bytes come with few messages, which have been taken before.
