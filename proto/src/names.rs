@@ -25,8 +25,9 @@ pub trait Named: Copy + Sized {
     fn is_builtin(self) -> bool;
     /// What is wrong with a name that was never given.
     const KIND: &'static str;
-    /// What this thread has found lately, where that saves time.
-    fn found() -> Option<&'static std::thread::LocalKey<Found>> {
+    /// Looks at what this thread has found lately, where that saves time.
+    #[inline]
+    fn with_found<R>(_: impl FnOnce(&Found) -> R) -> Option<R> {
         None
     }
 }
@@ -44,6 +45,7 @@ struct FoundName {
 }
 
 impl Found {
+    #[inline]
     fn place(&self, name: u64) -> &Cell<FoundName> {
         &self.0[usize::try_from(name % self.0.len() as u64).expect("less than the places")]
     }
@@ -104,25 +106,25 @@ impl Names {
     }
 
     /// The device's handle for `name`; the first error if its creation failed; an invalid handle if never given.
+    #[inline]
     pub fn resolve<T: Named>(&self, name: T) -> CuResult<T> {
         if name.is_builtin() {
             return Ok(name);
         }
-        match T::found() {
-            None => self.look_up(name),
-            Some(found) => found.with(|found| {
-                let place = found.place(name.number());
-                let state = self.state.load(Ordering::Acquire);
-                let last = place.get();
-                if last.state == state && last.name == name.number() {
-                    return Ok(T::from_number(last.number));
-                }
-                let number = self.look_up(name)?;
-                // Read before: a change since then makes this entry useless, not wrong.
-                place.set(FoundName { state, name: name.number(), number: number.number() });
-                Ok(number)
-            }),
+        let (state, number) = (self.state.load(Ordering::Acquire), name.number());
+        let found = T::with_found(|found| {
+            let last = found.place(number).get();
+            (last.state == state && last.name == number).then_some(last.number)
+        });
+        if let Some(number) = found.flatten() {
+            return Ok(T::from_number(number));
         }
+        let handle = self.look_up(name)?;
+        // The state was read before: a change since then makes this entry useless, not wrong.
+        T::with_found(|found| {
+            found.place(number).set(FoundName { state, name: number, number: handle.number() })
+        });
+        Ok(handle)
     }
 
     fn look_up<T: Named>(&self, name: T) -> CuResult<T> {
@@ -133,7 +135,7 @@ impl Names {
     pub fn forget<T: Named>(&self, name: T) {
         let mut tables = self.lock();
         T::table(&mut tables).remove(&name.number());
-        if T::found().is_some() {
+        if T::with_found(|_| ()).is_some() {
             self.change_state();
         }
     }
@@ -169,7 +171,10 @@ macro_rules! named {
             fn from_number(number: u64) -> Self { $type(number) }
             fn is_builtin(self) -> bool { self.0 <= $builtin }
             const KIND: &'static str = $kind;
-            $(fn found() -> Option<&'static std::thread::LocalKey<Found>> { Some(&$found) })?
+            $(
+                #[inline]
+                fn with_found<R>(look: impl FnOnce(&Found) -> R) -> Option<R> { Some($found.with(look)) }
+            )?
         }
     )*};
 }

@@ -126,6 +126,7 @@ impl Options {
             upload_bytes,
             download_bytes: download_bytes / download_slots * download_slots,
             download_slots,
+            look: self.spin_us.map_or(WorkerOptions::LOOK, Duration::from_micros),
             verbs: (self.verbs == Verbs::Auto).then(|| VerbsOptions {
                 device: self.rdma_device.clone(),
                 spin: self.spin_us.map(Duration::from_micros),

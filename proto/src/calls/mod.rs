@@ -9,8 +9,6 @@
 //! Three macros read each chapter: `declare` (trait and rows), `remote` (any [`Caller`](crate::Caller) has the
 //! calls) and `serve` (bytes -> method of a device). The test that walks the table is a fourth.
 
-use std::sync::LazyLock;
-
 use cuda_types::{CuError, CuResult};
 
 use crate::codec::{Malformed, Reader};
@@ -189,30 +187,41 @@ impl<T> Driver for T where
 {
 }
 
+static CHAPTERS: [&[Row]; 8] = [
+    context::ROWS,
+    memory::ROWS,
+    module::ROWS,
+    stream::ROWS,
+    event::ROWS,
+    launch::ROWS,
+    transfer::ROWS,
+    array::ROWS,
+];
+
 /// Every row of the table, in order of opcode.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
-    [
-        context::ROWS,
-        memory::ROWS,
-        module::ROWS,
-        stream::ROWS,
-        event::ROWS,
-        launch::ROWS,
-        transfer::ROWS,
-        array::ROWS,
-    ]
-    .into_iter()
-    .flatten()
+    CHAPTERS.into_iter().flatten()
 }
 
 /// The row of an opcode. Every call is looked up here when it arrives.
+#[inline]
 pub fn row(opcode: u16) -> Option<&'static Row> {
-    static BY_OPCODE: LazyLock<Vec<Option<&'static Row>>> = LazyLock::new(|| {
-        let mut table = vec![None; OPCODE_END];
-        rows().for_each(|row| table[usize::from(row.opcode)] = Some(row));
-        table
-    });
+    static BY_OPCODE: [Option<&Row>; OPCODE_END] = by_opcode();
     BY_OPCODE.get(usize::from(opcode)).copied().flatten()
+}
+
+const fn by_opcode() -> [Option<&'static Row>; OPCODE_END] {
+    let mut table = [None; OPCODE_END];
+    let mut chapter = 0;
+    while chapter < CHAPTERS.len() {
+        let mut row = 0;
+        while row < CHAPTERS[chapter].len() {
+            table[CHAPTERS[chapter][row].opcode as usize] = Some(&CHAPTERS[chapter][row]);
+            row += 1;
+        }
+        chapter += 1;
+    }
+    table
 }
 
 /// Every opcode of a call is below this.

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use cuda_types::CuError;
 use proto::calls::{self as table, Class, Row};
@@ -52,12 +53,19 @@ pub struct WorkerOptions {
     pub download_slots: usize,
     /// Bytes of call frames that may be under way without being issued.
     pub control_bytes: u64,
+    /// How long the thread that issues calls looks for more before it sleeps.
+    pub look: Duration,
     /// Whether and how verbs are offered.
     pub verbs: Option<VerbsOptions>,
     /// Whether the network shall reach device memory itself.
     pub gpudirect: gpudirect::Policy,
     /// Where the worker notes what it uses of the device.
     pub usage: Arc<Usage>,
+}
+
+impl WorkerOptions {
+    /// About what it takes to be woken up.
+    pub const LOOK: Duration = Duration::from_micros(20);
 }
 
 impl Default for WorkerOptions {
@@ -68,6 +76,7 @@ impl Default for WorkerOptions {
             download_slots: 8,
             // Only a client that is far away goes to half of it: 8 MiB are under way at 15 ms.
             control_bytes: 16 * 1024 * 1024,
+            look: WorkerOptions::LOOK,
             verbs: None,
             gpudirect: gpudirect::Policy::Auto,
             usage: Arc::default(),
@@ -164,7 +173,7 @@ pub fn serve(
         device,
         transfers,
         names: Names::default(),
-        queue: CallQueue::new(options.control_bytes, Arc::clone(&options.usage)),
+        queue: CallQueue::new(options.control_bytes, options.look, Arc::clone(&options.usage)),
         usage: Arc::clone(&options.usage),
         busy: Busy::default(),
         outbox: Arc::clone(&outbox),
