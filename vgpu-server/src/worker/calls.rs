@@ -111,7 +111,7 @@ impl<'a> Iterator for Calls<'a> {
 const GROUP_CALLS: usize = 128;
 const GROUP_BYTES: usize = 64 * 1024;
 /// How many empty groups are kept.
-const SPARE_GROUPS: usize = 16;
+const SPARE_GROUPS: usize = 64;
 
 /// Whether a call can wait for the device, so that others must be able to go on meanwhile.
 pub(crate) fn may_wait(opcode: u16) -> bool {
@@ -122,6 +122,9 @@ pub(crate) fn may_wait(opcode: u16) -> bool {
 /// The queue and the issuing role.
 pub(crate) struct CallQueue {
     state: Mutex<State>,
+    /// Wakes the thread that had the role last.
+    again: Condvar,
+    /// Wakes one of the others.
     changed: Condvar,
     /// There are groups or no more will come: what a thread that looks can see without the lock.
     is_due: AtomicBool,
@@ -144,7 +147,9 @@ struct State {
     busy: bool,
     /// The thread that had the role last looks for calls and will see what is queued.
     looking: bool,
-    /// Threads that wait for the role.
+    /// The thread that had the role last sleeps until there is more.
+    sleeping: bool,
+    /// Other threads that wait for the role.
     waiting: usize,
     /// Threads that hold or wait for the role or are inside a call that handed it on.
     threads: usize,
@@ -154,6 +159,7 @@ impl CallQueue {
     pub(crate) fn new(limit: u64, look: Duration, usage: Arc<Usage>) -> CallQueue {
         CallQueue {
             state: Mutex::default(),
+            again: Condvar::new(),
             changed: Condvar::new(),
             is_due: AtomicBool::new(false),
             limit,
@@ -194,7 +200,7 @@ impl CallQueue {
         self.settle(&mut state);
         self.is_due.store(true, Ordering::Release);
         if !state.issuing && !state.looking {
-            self.changed.notify_one();
+            self.wake(&state);
         }
         Ok(())
     }
@@ -208,7 +214,13 @@ impl CallQueue {
             state.groups.clear();
             self.settle(&mut state);
         }
+        self.again.notify_all();
         self.changed.notify_all();
+    }
+
+    /// Wakes a thread for the role, the one that had it last if that sleeps: the others' memory is cold.
+    fn wake(&self, state: &State) {
+        if state.sleeping { self.again.notify_one() } else { self.changed.notify_one() }
     }
 
     /// Joins the threads that take turns. The first to join gets the role with its first [`next`](CallQueue::next).
@@ -230,7 +242,7 @@ impl CallQueue {
             self.settle(&mut state);
         }
         group.clear();
-        if state.spare.len() < SPARE_GROUPS && group.frames.capacity() <= 2 * GROUP_BYTES {
+        if state.spare.len() < SPARE_GROUPS && group.frames.capacity() <= GROUP_BYTES {
             state.spare.push(std::mem::take(group));
         }
         if holding && !self.is_due.load(Ordering::Relaxed) {
@@ -243,11 +255,16 @@ impl CallQueue {
             state = self.lock();
             state.looking = false;
         }
-        state.waiting += 1;
         while state.issuing || (state.groups.is_empty() && !state.ended) {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let before = if holding { &self.again } else { &self.changed };
+            if holding {
+                state.sleeping = true
+            } else {
+                state.waiting += 1
+            }
+            state = before.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if holding { state.sleeping = false } else { state.waiting -= 1 }
         }
-        state.waiting -= 1;
         match state.groups.pop_front() {
             Some(next) => {
                 state.issuing = true;
@@ -258,6 +275,7 @@ impl CallQueue {
             }
             None => {
                 // Those that waited for the role, which this thread may have held, are to see the end too.
+                self.again.notify_all();
                 self.changed.notify_all();
                 false
             }
