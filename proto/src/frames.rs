@@ -58,6 +58,8 @@ impl FrameReader {
     const NEAR_BYTES: usize = 2 * 1024;
     /// What arguments are short, as those of control messages are.
     pub const SHORT_BYTES: usize = 1024;
+    /// From how many bytes of frames on the buffer changes hands.
+    const MANY_BYTES: usize = 8 * 1024;
     /// Arguments are read in steps of this size, so that memory is spent only on bytes that have come.
     const STEP_BYTES: usize = 1024 * 1024;
 
@@ -78,20 +80,42 @@ impl FrameReader {
         (self.end - self.start) as u64 >= whole
     }
 
-    /// Takes the frames that lie whole in the buffer, of `limit` bytes at most, as long as `take` says so of the next.
+    /// The next frame's header, as far as it has come and can be one.
     #[inline]
-    pub fn whole_frames(&mut self, limit: usize, mut take: impl FnMut(&Header) -> bool) -> &[u8] {
+    pub fn next_header(&self) -> Option<Header> {
+        self.buffer[self.start..self.end].first_chunk().and_then(Header::fields)
+    }
+
+    /// Whether a frame has room in the buffer.
+    pub fn has_room(header: &Header) -> bool {
+        Header::SIZE + header.length as usize + header.bulk as usize <= FrameReader::BUFFER_BYTES
+    }
+
+    /// Takes the frames that lie whole in the buffer, as long as `take` says so of the next; they go behind what is in
+    /// `into`. Returns where in `into` the first byte that counts is.
+    ///
+    /// Many of them go with the buffer, which `into` becomes then; its own memory is the next buffer.
+    #[inline]
+    pub fn take_whole(&mut self, into: &mut Vec<u8>, mut take: impl FnMut(&Header) -> bool) -> usize {
         let first = self.start;
-        let there = &self.buffer[..self.end.min(first + limit)];
-        while let Some(header) = there[self.start..].first_chunk().and_then(Header::fields) {
-            let end =
-                self.start as u64 + Header::SIZE as u64 + u64::from(header.length) + u64::from(header.bulk);
-            if end > there.len() as u64 || !take(&header) {
+        while let Some(header) = self.next_header() {
+            let whole = Header::SIZE as u64 + u64::from(header.length) + u64::from(header.bulk);
+            if whole > (self.end - self.start) as u64 || !take(&header) {
                 break;
             }
-            self.start = usize::try_from(end).expect("inside the buffer");
+            self.start += usize::try_from(whole).expect("inside the buffer");
         }
-        &self.buffer[first..self.start]
+        let (taken, rest) = (self.start - first, self.end - self.start);
+        if !into.is_empty() || taken < rest + FrameReader::MANY_BYTES {
+            into.extend_from_slice(&self.buffer[first..self.start]);
+            return 0;
+        }
+        into.resize(FrameReader::BUFFER_BYTES, 0);
+        into[..rest].copy_from_slice(&self.buffer[self.start..self.end]);
+        std::mem::swap(into, &mut self.buffer);
+        into.truncate(self.start);
+        (self.start, self.end) = (0, rest);
+        first
     }
 
     /// Waits for the next frame's header.
@@ -188,8 +212,9 @@ impl FrameReader {
         Ok(())
     }
 
+    /// Waits for more bytes. There is room for a frame that [has room](FrameReader::has_room) and is not whole yet.
     #[inline(never)]
-    fn refill<E>(
+    pub fn refill<E>(
         &mut self,
         read: &mut impl FnMut(&mut [u8]) -> Result<usize, E>,
     ) -> Result<(), FrameError<E>> {
@@ -247,16 +272,39 @@ mod tests {
         let pieces = [there, 1];
         let mut read = source(&bytes, &pieces);
         let mut reader = FrameReader::default();
-        assert!(reader.whole_frames(1000, |_| true).is_empty(), "nothing has come");
+        assert_eq!((reader.take_whole(&mut Vec::new(), |_| true), reader.next_header()), (0, None));
         reader.refill(&mut read).expect("bytes");
-        assert_eq!(reader.whole_frames(1000, |header| header.call.0 < 2), &bytes[..36]);
-        assert_eq!(reader.whole_frames(15, |_| true), &[0; 0], "less than a frame");
-        assert_eq!(reader.whole_frames(1000, |_| true), &bytes[36..108]);
+        let mut taken = Vec::new();
+        assert_eq!(reader.take_whole(&mut taken, |header| header.call.0 < 2), 0);
+        assert_eq!(taken, bytes[..36]);
+        assert_eq!(reader.take_whole(&mut taken, |_| true), 0);
+        assert_eq!(taken, bytes[..108], "behind what was there");
         assert!(!reader.has_frame());
         let mut arguments = Vec::new();
         let last = reader.header(&mut read).expect("a header");
         reader.arguments(last.length, &mut arguments, &mut read).expect("arguments");
         assert_eq!((last.call, arguments), (CallId(4), pattern(8, 251)));
+    }
+
+    #[test]
+    fn many_frames_go_with_their_buffer_and_what_comes_behind_them_stays() {
+        let mut bytes = Vec::new();
+        for call in 1..=1000 {
+            append(&mut bytes, 0x0701, CallId(call), 0, |out| out.extend(pattern(80, 251)));
+        }
+        let mut read = source(&bytes, &[FrameReader::BUFFER_BYTES, 7]);
+        let (mut reader, mut into, mut found) = (FrameReader::default(), Vec::new(), Vec::new());
+        while found.len() < bytes.len() {
+            let from = reader.take_whole(&mut into, |_| true);
+            found.extend_from_slice(&into[from..]);
+            // As it would be used again.
+            into.clear();
+            if found.len() < bytes.len() {
+                reader.refill(&mut read).expect("bytes");
+            }
+        }
+        assert!(found == bytes);
+        assert_eq!(into.capacity(), FrameReader::BUFFER_BYTES, "a buffer has changed hands");
     }
 
     proptest! {

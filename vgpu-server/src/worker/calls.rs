@@ -26,8 +26,9 @@ pub(crate) struct Call<'a> {
 /// cost more than the calls do.
 #[derive(Default)]
 pub(crate) struct Group {
-    /// Their frames as they came, one behind the other.
+    /// Their frames as they came, one behind the other, behind what belongs to others.
     frames: Vec<u8>,
+    from: usize,
     calls: usize,
     ends: bool,
 }
@@ -40,23 +41,22 @@ impl Group {
         &mut self.frames
     }
 
-    /// Adds the calls that lie whole in the reader's buffer and satisfy `belongs`, as long as there is room.
+    /// Adds the calls that lie whole in the reader's buffer and satisfy `belongs`, up to the first that can wait.
     pub(crate) fn add_whole(
         &mut self,
         frames: &mut FrameReader,
         mut belongs: impl FnMut(&Group, &Header) -> bool,
     ) {
         let mut bytes = std::mem::take(&mut self.frames);
-        let room = GROUP_BYTES.saturating_sub(bytes.len());
-        let whole = frames.whole_frames(room, |header| {
-            let belongs = !self.is_full() && belongs(self, header);
+        let from = frames.take_whole(&mut bytes, |header| {
+            let belongs = !self.ends && belongs(self, header);
             if belongs {
                 self.note(header.opcode);
             }
             belongs
         });
-        bytes.extend_from_slice(whole);
         self.frames = bytes;
+        self.from += from;
     }
 
     fn note(&mut self, opcode: u16) {
@@ -80,12 +80,16 @@ impl Group {
 
     /// The calls, in their order.
     pub(crate) fn calls(&self) -> Calls<'_> {
-        Calls { rest: &self.frames }
+        Calls { rest: &self.frames[self.from..] }
+    }
+
+    fn frame_bytes(&self) -> u64 {
+        (self.frames.len() - self.from) as u64
     }
 
     pub(crate) fn clear(&mut self) {
         self.frames.clear();
-        (self.calls, self.ends) = (0, false);
+        (self.from, self.calls, self.ends) = (0, 0, false);
     }
 }
 
@@ -111,7 +115,7 @@ impl<'a> Iterator for Calls<'a> {
 const GROUP_CALLS: usize = 128;
 const GROUP_BYTES: usize = 64 * 1024;
 /// How many empty groups are kept.
-const SPARE_GROUPS: usize = 64;
+const SPARE_GROUPS: usize = 16;
 
 /// Whether a call can wait for the device, so that others must be able to go on meanwhile.
 pub(crate) fn may_wait(opcode: u16) -> bool {
@@ -194,7 +198,7 @@ impl CallQueue {
                 format_args!("{} bytes beyond the window", state.bytes - self.limit),
             ));
         }
-        state.bytes += group.frames.len() as u64;
+        state.bytes += group.frame_bytes();
         let empty = state.spare.pop().unwrap_or_default();
         state.groups.push_back(std::mem::replace(group, empty));
         self.settle(&mut state);
@@ -268,7 +272,7 @@ impl CallQueue {
         match state.groups.pop_front() {
             Some(next) => {
                 state.issuing = true;
-                state.bytes -= next.frames.len() as u64;
+                state.bytes -= next.frame_bytes();
                 self.is_due.store(state.ended || !state.groups.is_empty(), Ordering::Release);
                 *group = next;
                 true

@@ -328,6 +328,11 @@ impl Worker {
             });
             let more = if group.len() > before {
                 true
+            } else if group.is_empty() && waits_for_call(frames) {
+                match frames.refill(&mut |into: &mut [u8]| link.receive(into)) {
+                    Ok(()) => continue,
+                    Err(end) => return end.into(),
+                }
             } else {
                 match self.read_frame(link, frames, &mut group) {
                     Ok(more) => more,
@@ -584,6 +589,16 @@ impl Worker {
 fn is_short(opcode: u16) -> bool {
     matches!(opcode >> 8, 0x01 | 0x05 | 0x06)
         || matches!(opcode, MEM_GET_INFO | MEMCPY_D_TO_H | STAGED_H_TO_D)
+}
+
+/// Whether what comes next may be a call that has not come whole.
+fn waits_for_call(frames: &FrameReader) -> bool {
+    if !frames.has_header() {
+        return true;
+    }
+    let is_call =
+        |header: Header| header.opcode >= FIRST_CALL && header.bulk == 0 && FrameReader::has_room(&header);
+    !frames.has_frame() && frames.next_header().is_some_and(is_call)
 }
 
 /// Bulk bytes come with few messages, which have been taken before.
