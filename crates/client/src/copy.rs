@@ -152,17 +152,19 @@ impl Session {
         named.map_or(Ok(()), |memory| self.post_control(|out| memory.append(out, 0)))
     }
 
-    /// The progress thread sends bytes of pulled copies, as far as there is staging for them.
-    pub(crate) fn send_pulled(&self) {
+    /// The progress thread sends bytes of pulled copies, as far as there is staging for them; whether there
+    /// were any.
+    pub(crate) fn send_pulled(&self) -> bool {
+        let mut any = false;
         loop {
             let mut state = self.state();
-            let Some(copy) = state.pull_queue.front().copied() else { return };
+            let Some(copy) = state.pull_queue.front().copied() else { return any };
             let Some((span, sent)) = state.pulls.get(&copy).map(|pull| (pull.span, pull.sent)) else {
                 state.pull_queue.pop_front();
                 continue;
             };
             let bytes = (span.len() as u64 - sent).min(state.staging.part_bytes());
-            let Some(staging) = state.staging.take(bytes, Use::Pull) else { return };
+            let Some(staging) = state.staging.take(bytes, Use::Pull) else { return any };
             let complete = sent + bytes == span.len() as u64;
             if complete {
                 state.pulls.remove(&copy);
@@ -171,6 +173,7 @@ impl Session {
                 pull.sent += bytes;
             }
             drop(state);
+            any = true;
             self.account(|account| account.staged_bytes += bytes);
             let part = usize::try_from(sent)
                 .ok()
@@ -182,7 +185,7 @@ impl Session {
                 Pulled { copy, offset: sent, staging, bytes }.append(&mut pulled, 0);
                 let written = bulk.upload(direct, part, staging).map_err(|error| self.lose(&error));
                 if written.is_err() || self.send_parts(&[&pulled]).is_err() {
-                    return;
+                    return any;
                 }
                 continue;
             }
@@ -190,7 +193,7 @@ impl Session {
             Upload { staging }.append(&mut upload, u32::try_from(bytes).expect("a part is at most 1 MiB"));
             Pulled { copy, offset: sent, staging, bytes }.append(&mut pulled, 0);
             if self.send_parts(&[&upload, part.read(), &pulled]).is_err() {
-                return;
+                return any;
             }
         }
     }

@@ -85,7 +85,7 @@ impl Outgoing {
         self.announced = watch != Watch::Quiet;
         let look = match watch {
             Watch::Quiet => Look::Never,
-            Watch::Busy { .. } if are_sending => Look::Later,
+            Watch::Busy { .. } if are_sending && !is_urgent => Look::Later,
             Watch::Busy { .. } => Look::Soon,
         };
         (send, look)

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use proto::control::{GateOpen, RunHostFunction};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use smallvec::{SmallVec, smallvec};
+use transport::Urgency;
 
 use crate::environment::Environment;
 use crate::outgoing::Look;
@@ -34,7 +35,7 @@ const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// How soon a send buffer is looked at again that is being filled.
 const LOOK_SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000 };
 /// And while its posters send whole buffers.
-const LOOK_LATER: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000 };
+const LOOK_LATER: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000 };
 /// How soon a link that was awaited is looked at again.
 const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
@@ -88,8 +89,10 @@ impl Progress {
     }
 
     fn run(&self) {
-        let mut look = Look::Never;
+        let (mut look, mut urgency) = (Look::Never, Urgency::of_this_thread());
         loop {
+            // Whoever sends whole buffers does so without this thread, and needs the processor more.
+            urgency.set(look != Look::Later);
             let sessions = self.living();
             let idle: Few<&Session> =
                 sessions.iter().map(|session| &**session).filter(|session| !session.is_awaited()).collect();
@@ -173,7 +176,7 @@ impl Session {
     /// Sends what is due: pulled bytes, control messages, what posts left behind. When to look again.
     fn serve(&self) -> Look {
         let look = self.write_leftovers();
-        self.send_pulled();
-        look
+        // The next bytes will be asked for as soon as these have arrived.
+        if self.send_pulled() && look == Look::Later { Look::Soon } else { look }
     }
 }

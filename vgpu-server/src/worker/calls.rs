@@ -73,6 +73,11 @@ impl Group {
         self.calls
     }
 
+    /// Whether the client waits for the last of its calls.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.ends
+    }
+
     /// Whether it takes no further call.
     pub(crate) fn is_full(&self) -> bool {
         self.ends || self.calls >= GROUP_CALLS || self.frames.len() >= GROUP_BYTES
@@ -186,12 +191,11 @@ impl CallQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds calls and leaves an empty group. A client that sends more than the window allows is at fault.
-    pub(crate) fn push(&self, group: &mut Group) -> Result<(), Malformed> {
-        if group.is_empty() {
-            return Ok(());
-        }
+    /// Adds calls and leaves an empty group; whether earlier calls are still to be issued. A client that sends more than the
+    /// window allows is at fault.
+    pub(crate) fn push(&self, group: &mut Group) -> Result<bool, Malformed> {
         let mut state = self.lock();
+        let is_behind = state.issuing || !state.groups.is_empty();
         if state.bytes > self.limit {
             return Err(Malformed::new(
                 "call",
@@ -206,7 +210,7 @@ impl CallQueue {
         if !state.issuing && !state.looking {
             self.wake(&state);
         }
-        Ok(())
+        Ok(is_behind)
     }
 
     /// Nothing more will come; with `drop_queued`, what is queued is not issued either.
@@ -350,7 +354,9 @@ mod tests {
     #[test]
     fn calls_are_issued_in_order_and_the_role_goes_round() {
         let queue = queue(1000);
-        (1..=3).for_each(|id| queue.push(&mut call(id)).expect("inside the window"));
+        for id in 1..=3 {
+            assert_eq!(queue.push(&mut call(id)), Ok(id > 1), "whether it comes behind another");
+        }
         assert_eq!(take(&queue, false), [1]);
         queue.join();
         assert_eq!(queue.hand_on(), Some(true), "nobody waits for the role, so a thread is needed");

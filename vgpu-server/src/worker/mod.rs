@@ -33,7 +33,7 @@ use proto::frames::{FrameError, FrameReader};
 use proto::handshake::{Began, Begin, GREETING_LIMIT, Refusal};
 use proto::{Device, Malformed, Names};
 use transport::verbs::VerbsOptions;
-use transport::{Link, LinkError};
+use transport::{Link, LinkError, Urgency};
 
 use busy::{Busy, STAGED_H_TO_D, add_alone, light_bytes};
 use calls::{Call, CallQueue, Group, may_wait};
@@ -141,6 +141,9 @@ impl std::fmt::Display for CallCounts {
 
 /// After how many bytes of issued calls the client is told.
 const ISSUED_BYTES: u64 = 256 * 1024;
+
+/// After how many groups that the issuer was not ready for the reader need not run at once when it wakes up.
+const STREAM_GROUPS: u64 = 4;
 
 /// The most places for the window that a client may propose.
 const WINDOW_PROPOSALS: usize = 8;
@@ -317,7 +320,9 @@ struct Begun {
 impl Worker {
     /// The reader thread: until the link ends or the client is at fault.
     fn read(&self, link: &dyn Link, frames: &mut FrameReader) -> SessionEnd {
-        let mut group = Group::default();
+        let (mut group, mut urgency) = (Group::default(), Urgency::of_this_thread());
+        // How many groups in a row have come while earlier ones were still to be issued.
+        let mut behind = 0_u64;
         loop {
             let before = group.len();
             group.add_whole(frames, |group, header| {
@@ -340,11 +345,17 @@ impl Worker {
                 }
             };
             // Calls that have come together are queued together; for others nothing waits.
-            if (!more || group.is_full() || !frames.has_frame())
-                && let Err(malformed) = self.queue.push(&mut group)
-            {
-                return SessionEnd::Malformed(malformed);
+            if group.is_empty() {
+                behind = 0;
+            } else if !more || group.is_full() || !frames.has_frame() {
+                let is_awaited = group.is_awaited();
+                match self.queue.push(&mut group) {
+                    Ok(true) if !is_awaited => behind += 1,
+                    Ok(_) => behind = 0,
+                    Err(malformed) => return SessionEnd::Malformed(malformed),
+                }
             }
+            urgency.set(behind < STREAM_GROUPS);
             if !more {
                 return SessionEnd::Farewell;
             }
