@@ -56,7 +56,7 @@ pub(crate) enum Look {
 const PATIENCE: u32 = 4;
 
 /// The send buffer is written when it holds this much.
-pub(crate) const FLUSH_BYTES: usize = 64 * 1024;
+pub(crate) const FLUSH_BYTES: usize = 128 * 1024;
 /// How finely `Outgoing::marks` follows the calls.
 const MARK_BYTES: u64 = 4 * 1024;
 

@@ -511,6 +511,7 @@ impl Worker {
     }
 
     /// Notes a call that the thread with the issuing role will make next.
+    #[inline(always)]
     fn begin(&self, call: &Call<'_>) -> Result<Begun, Malformed> {
         let row = table::row(call.opcode)
             .ok_or_else(|| Malformed::new("opcode", format_args!("{:#06x} is no call", call.opcode)))?;
@@ -522,6 +523,7 @@ impl Worker {
     }
 
     /// Makes one call and answers it. A posted one is made by the thread with the issuing role.
+    #[inline]
     fn make(&self, call: &Call<'_>, begun: Begun, send: fn(&Outbox, Message)) -> Result<(), Malformed> {
         self.follow_memory(call, false);
         let mut value = Vec::new();
