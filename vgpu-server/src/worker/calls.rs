@@ -156,9 +156,8 @@ struct State {
     busy: bool,
     /// The thread that had the role last looks for calls and will see what is queued.
     looking: bool,
-    /// The thread that had the role last sleeps until there is more.
-    sleeping: bool,
-    /// Other threads that wait for the role.
+    /// Threads that wait for the role: one that had it last, for more calls, and others.
+    sleeping: usize,
     waiting: usize,
     /// Threads that hold or wait for the role or are inside a call that handed it on.
     threads: usize,
@@ -228,7 +227,7 @@ impl CallQueue {
 
     /// Wakes a thread for the role, the one that had it last if that sleeps: the others' memory is cold.
     fn wake(&self, state: &State) {
-        if state.sleeping { self.again.notify_one() } else { self.changed.notify_one() }
+        if state.sleeping > 0 { self.again.notify_one() } else { self.changed.notify_one() }
     }
 
     /// Joins the threads that take turns. The first to join gets the role with its first [`next`](CallQueue::next).
@@ -264,14 +263,7 @@ impl CallQueue {
             state.looking = false;
         }
         while state.issuing || (state.groups.is_empty() && !state.ended) {
-            let before = if holding { &self.again } else { &self.changed };
-            if holding {
-                state.sleeping = true
-            } else {
-                state.waiting += 1
-            }
-            state = before.wait(state).unwrap_or_else(PoisonError::into_inner);
-            if holding { state.sleeping = false } else { state.waiting -= 1 }
+            state = self.wait(state, holding);
         }
         match state.groups.pop_front() {
             Some(next) => {
@@ -288,6 +280,19 @@ impl CallQueue {
                 false
             }
         }
+    }
+
+    fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>, holding: bool) -> MutexGuard<'a, State> {
+        if holding {
+            state.sleeping += 1;
+            state = self.again.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.sleeping -= 1;
+        } else {
+            state.waiting += 1;
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
+        }
+        state
     }
 
     /// Takes the role at once if nothing is queued and nobody has it. The thread that reads may then issue a call itself;
@@ -311,13 +316,14 @@ impl CallQueue {
     /// threads as `THREAD_LIMIT` the caller keeps the role (`None`) and the others wait with it.
     pub(crate) fn hand_on(&self) -> Option<bool> {
         let mut state = self.lock();
-        if state.waiting == 0 && state.threads >= CallQueue::THREAD_LIMIT {
+        let is_last = state.waiting + state.sleeping == 0;
+        if is_last && state.threads >= CallQueue::THREAD_LIMIT {
             return None;
         }
         state.issuing = false;
         self.settle(&mut state);
-        self.changed.notify_one();
-        Some(state.waiting == 0)
+        self.wake(&state);
+        Some(is_last)
     }
 
     const THREAD_LIMIT: usize = 256;
@@ -421,6 +427,28 @@ mod tests {
             assert!(queue.next(id > 1, &mut issued));
             assert_eq!(issued.calls().map(|call| call.id.0).collect::<Vec<_>>(), [id]);
         }
+    }
+
+    #[test]
+    fn the_thread_that_had_the_role_last_gets_it_again() {
+        let queue = queue(1000);
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| take(&queue, false));
+            let wait_for = |are_there: fn(&State) -> bool| {
+                while !are_there(&queue.lock()) {
+                    std::thread::yield_now();
+                }
+            };
+            wait_for(|state| state.waiting == 1);
+            assert!(queue.issue_now(), "as the holder whom the other does not know");
+            let last = scope.spawn(|| take(&queue, true));
+            wait_for(|state| state.sleeping == 1);
+            queue.push(&mut call(1)).expect("inside the window");
+            assert_eq!(last.join().expect("no panic"), [1]);
+            assert_eq!(queue.hand_on(), Some(false), "the other is there to take it");
+            queue.push(&mut call(2)).expect("inside the window");
+            assert_eq!(other.join().expect("no panic"), [2]);
+        });
     }
 
     #[test]
