@@ -136,9 +136,9 @@ pub(crate) fn ahead_bytes(round_trip: Duration, control_bytes: u64) -> u64 {
 
 /// How far posts may run ahead of the device where the server is near.
 const AHEAD_BYTES: u64 = 512 * 1024;
-/// What is added for each millisecond of the round trip: ten million launches a second, for a round trip that becomes
+/// What is added for each millisecond of the round trip: twenty million launches a second, for a round trip that becomes
 /// longer where the network or the worker is busy.
-const AHEAD_BYTES_PER_MS: u64 = 1024 * 1024;
+const AHEAD_BYTES_PER_MS: u64 = 2 * 1024 * 1024;
 
 /// Program, process and host, for the server's log.
 fn who_am_i() -> String {

@@ -74,8 +74,8 @@ impl Default for WorkerOptions {
             upload_bytes: 16 * 1024 * 1024,
             download_bytes: 8 * 1024 * 1024,
             download_slots: 8,
-            // Only a client that is far away goes to half of it: 8 MiB are under way at 15 ms.
-            control_bytes: 16 * 1024 * 1024,
+            // Only a client that is far away goes to half of it: it is under way at 16 ms.
+            control_bytes: 64 * 1024 * 1024,
             look: WorkerOptions::LOOK,
             verbs: None,
             gpudirect: gpudirect::Policy::Auto,
