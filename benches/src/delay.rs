@@ -14,7 +14,7 @@ use crate::gates::{G6, G16_1, G16_10, G16_100, Gate, Gates, Measured};
 use crate::product::{Product, Settings, cuda};
 use crate::relay::Network;
 use crate::server::Server;
-use crate::table::Table;
+use crate::table::{Table, median};
 
 /// A session with a server at the other end of a network.
 struct Distant {
@@ -136,8 +136,7 @@ impl Stepper {
         if arrived != sums {
             return Err(format!("{sums:?} were launches, arguments and grids sent; {arrived:?} arrived"));
         }
-        times.sort();
-        Ok(times[times.len() / 2])
+        Ok(median(times))
     }
 
     /// One upload, 200 launches on two streams with events between them and a synchronization behind each quarter, and a

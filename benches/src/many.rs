@@ -13,6 +13,7 @@ use transport::Address;
 use crate::gates::{G23, Gates, Measured};
 use crate::product::{Product, Settings};
 use crate::server::Server;
+use crate::table::median;
 
 /// A client process.
 struct Client {
@@ -64,12 +65,6 @@ fn least_of_best(rounds: &[[f64; SIZES.len()]]) -> Measured {
         Measured { value: median(samples.iter().copied()), samples }
     });
     compared.min_by(|a, b| a.value.total_cmp(&b.value)).expect("there are sizes")
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
 }
 
 /// Has all of these launch at once; launches a second, until the last is done.

@@ -15,6 +15,7 @@ use transport::Address;
 use vgpu_server::null::{TALLY, sample, word_sum};
 
 use crate::server::Server;
+use crate::table::median;
 
 pub(crate) struct Product {
     /// None if it is another's.
@@ -134,8 +135,7 @@ impl Product {
             self.session.cuCtxSynchronize().map_err(cuda("synchronize"))?;
             times.push(start.elapsed());
         }
-        times.sort();
-        Ok(times[times.len() / 2])
+        Ok(median(times))
     }
 
     /// Launches that all differ, then a synchronize; checks that each has arrived as it was sent.

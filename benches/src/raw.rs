@@ -5,6 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use crate::table::median;
+
 /// What the peer is asked for: a letter, a count and a size, 17 bytes.
 const PING_PONG: u8 = b'p';
 /// As `PING_PONG`, polling at both ends.
@@ -62,8 +64,7 @@ impl Raw {
             (&self.socket).read_exact(&mut [0; REPLY_BYTES]).map_err(io("pong"))?;
             times.push(start.elapsed());
         }
-        times.sort();
-        Ok(times[times.len() / 2])
+        Ok(median(times))
     }
 
     /// The median round trip, with both ends polling.
@@ -78,8 +79,7 @@ impl Raw {
             times.push(start.elapsed());
         }
         self.socket.set_nonblocking(false).map_err(io("polling"))?;
-        times.sort();
-        Ok(times[times.len() / 2])
+        Ok(median(times))
     }
 
     /// Bytes of `count` launches in batches, and one answer.

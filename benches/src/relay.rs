@@ -24,6 +24,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_current_timer_slack};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+use crate::table::median;
+
 /// See the module's text.
 pub(crate) struct Network {
     near: Namespace,
@@ -111,8 +113,7 @@ impl Network {
         }
         drop(near);
         peer.join().map_err(|_| "the peer of the ping-pong panicked")?;
-        times.sort();
-        Ok(times[times.len() / 2])
+        Ok(median(times))
     }
 
     /// An error if a packet was lost.

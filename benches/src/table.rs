@@ -76,3 +76,10 @@ fn show(time: Duration) -> String {
         _ => format!("{:.1} ms", time.as_secs_f64() * 1e3),
     }
 }
+
+/// The one in the middle; of two, the greater.
+pub(crate) fn median<T: Copy + PartialOrd>(values: impl IntoIterator<Item = T>) -> T {
+    let mut sorted: Vec<T> = values.into_iter().collect();
+    sorted.sort_by(|a, b| a.partial_cmp(b).expect("a time or a rate"));
+    sorted[sorted.len() / 2]
+}

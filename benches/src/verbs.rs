@@ -15,7 +15,7 @@ use transport::verbs::raw::{Message, Raw, RawHost};
 use crate::gates::Measured;
 use crate::product::{Product, Settings};
 use crate::raw::{REPLY_BYTES, REQUEST_BYTES};
-use crate::table::Table;
+use crate::table::{Table, median};
 use crate::{Placement, place};
 
 /// Far longer than a round trip, so both ends poll through it, and short enough that nobody polls in the other's turn.
@@ -72,8 +72,7 @@ impl Bare {
             self.raw.receive().map_err(verbs("pong"))?;
             times.push(start.elapsed());
         }
-        times.sort();
-        Ok(times[times.len() / 2])
+        Ok(median(times))
     }
 
     /// One RDMA WRITE of fresh bytes until it is acknowledged; the peer says what arrived.
@@ -193,28 +192,22 @@ pub(crate) fn run(ip: &str, server: &str) -> Result<(), String> {
     let product = Product::with(server, "null", &settings(Transport::Verbs, None))?;
     let mut seed = 0;
     let registrations = product.registrations();
-    let copy = best_of_three(COPY_GATE, || {
-        table.pairs(
-            "4 MiB to the device, registered, and synchronize / bare RDMA WRITE",
-            9,
-            || {
+    let mut copies = |what: &str, copy: &dyn Fn() -> Result<Duration, String>| {
+        best_of_three(COPY_GATE, || {
+            let write = || {
                 seed += 1;
                 bare.write(seed)
-            },
-            || product.up(BULK_BYTES, true),
-        )
-    })?;
-    let down = best_of_three(COPY_GATE, || {
-        table.pairs(
-            "4 MiB to the host, registered, and synchronize / bare RDMA WRITE",
-            9,
-            || {
-                seed += 1;
-                bare.write(seed)
-            },
-            || product.down(BULK_BYTES, true),
-        )
-    })?;
+            };
+            table.pairs(
+                &format!("4 MiB {what}, registered, and synchronize / bare RDMA WRITE"),
+                9,
+                write,
+                copy,
+            )
+        })
+    };
+    let copy = copies("to the device", &|| product.up(BULK_BYTES, true))?;
+    let down = copies("to the host", &|| product.down(BULK_BYTES, true))?;
     let steady = product.registrations();
     drop(bare);
     drop(product);
