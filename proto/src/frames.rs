@@ -91,12 +91,17 @@ impl FrameReader {
         Header::SIZE + header.length as usize + header.bulk as usize <= FrameReader::BUFFER_BYTES
     }
 
-    /// Takes the frames that lie whole in the buffer, as long as `take` says so of the next; they go behind what is in
-    /// `into`. Returns where in `into` the first byte that counts is.
+    /// Takes the frames that lie whole in the buffer, as long as `take` says so of the next. They go behind the first `at`
+    /// bytes of `into`, in the place of what was there. Returns where in `into` the first byte that counts is.
     ///
-    /// Many of them go with the buffer, which `into` becomes then; its own memory is the next buffer.
+    /// Many of them go with the buffer, which `into` becomes then, if `at` is 0; its own memory is the next buffer.
     #[inline]
-    pub fn take_whole(&mut self, into: &mut Vec<u8>, mut take: impl FnMut(&Header) -> bool) -> usize {
+    pub fn take_whole(
+        &mut self,
+        into: &mut Vec<u8>,
+        at: usize,
+        mut take: impl FnMut(&Header) -> bool,
+    ) -> usize {
         let first = self.start;
         while let Some(header) = self.next_header() {
             let whole = Header::SIZE as u64 + u64::from(header.length) + u64::from(header.bulk);
@@ -106,7 +111,11 @@ impl FrameReader {
             self.start += usize::try_from(whole).expect("inside the buffer");
         }
         let (taken, rest) = (self.start - first, self.end - self.start);
-        if !into.is_empty() || taken < rest + FrameReader::MANY_BYTES {
+        if taken == 0 {
+            return 0;
+        }
+        if at > 0 || taken < rest + FrameReader::MANY_BYTES {
+            into.truncate(at);
             into.extend_from_slice(&self.buffer[first..self.start]);
             return 0;
         }
@@ -272,13 +281,14 @@ mod tests {
         let pieces = [there, 1];
         let mut read = source(&bytes, &pieces);
         let mut reader = FrameReader::default();
-        assert_eq!((reader.take_whole(&mut Vec::new(), |_| true), reader.next_header()), (0, None));
+        assert_eq!((reader.take_whole(&mut Vec::new(), 0, |_| true), reader.next_header()), (0, None));
         reader.refill(&mut read).expect("bytes");
         let mut taken = Vec::new();
-        assert_eq!(reader.take_whole(&mut taken, |header| header.call.0 < 2), 0);
+        assert_eq!(reader.take_whole(&mut taken, 0, |header| header.call.0 < 2), 0);
         assert_eq!(taken, bytes[..36]);
-        assert_eq!(reader.take_whole(&mut taken, |_| true), 0);
-        assert_eq!(taken, bytes[..108], "behind what was there");
+        taken.extend([7; 9]);
+        assert_eq!(reader.take_whole(&mut taken, 36, |_| true), 0);
+        assert_eq!(taken, bytes[..108], "behind what counts there");
         assert!(!reader.has_frame());
         let mut arguments = Vec::new();
         let last = reader.header(&mut read).expect("a header");
@@ -295,10 +305,14 @@ mod tests {
         let mut read = source(&bytes, &[FrameReader::BUFFER_BYTES, 7]);
         let (mut reader, mut into, mut found) = (FrameReader::default(), Vec::new(), Vec::new());
         while found.len() < bytes.len() {
-            let from = reader.take_whole(&mut into, |_| true);
-            found.extend_from_slice(&into[from..]);
-            // As it would be used again.
-            into.clear();
+            let mut is_new = false;
+            let from = reader.take_whole(&mut into, 0, |_| {
+                is_new = true;
+                true
+            });
+            if is_new {
+                found.extend_from_slice(&into[from..]);
+            }
             if found.len() < bytes.len() {
                 reader.refill(&mut read).expect("bytes");
             }

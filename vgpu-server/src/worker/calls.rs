@@ -26,8 +26,9 @@ pub(crate) struct Call<'a> {
 /// cost more than the calls do.
 #[derive(Default)]
 pub(crate) struct Group {
-    /// Their frames as they came, one behind the other, behind what belongs to others.
-    frames: Vec<u8>,
+    /// Their frames as they came, one behind the other. What lies before `from`, and all where there are no calls, is of
+    /// earlier groups: it is not cleared, because a buffer that is as long as it was need not be filled again.
+    buffer: Vec<u8>,
     from: usize,
     calls: usize,
     ends: bool,
@@ -36,27 +37,31 @@ pub(crate) struct Group {
 impl Group {
     /// Adds a call's header; its arguments are to be appended to what this answers.
     pub(crate) fn add(&mut self, header: &Header) -> &mut Vec<u8> {
+        self.buffer.truncate(self.end());
         self.note(header.opcode);
-        self.frames.extend_from_slice(&header.encode());
-        &mut self.frames
+        self.buffer.extend_from_slice(&header.encode());
+        &mut self.buffer
     }
 
-    /// Adds the calls that lie whole in the reader's buffer and satisfy `belongs`, up to the first that can wait.
+    /// Adds the calls that lie whole in the reader's buffer and satisfy `belongs`, up to the first that can wait; whether
+    /// there were any.
     pub(crate) fn add_whole(
         &mut self,
         frames: &mut FrameReader,
         mut belongs: impl FnMut(&Group, &Header) -> bool,
-    ) {
-        let mut bytes = std::mem::take(&mut self.frames);
-        let from = frames.take_whole(&mut bytes, |header| {
+    ) -> bool {
+        let before = (self.calls, self.end());
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let from = frames.take_whole(&mut buffer, before.1, |header| {
             let belongs = !self.ends && belongs(self, header);
             if belongs {
                 self.note(header.opcode);
             }
             belongs
         });
-        self.frames = bytes;
+        self.buffer = buffer;
         self.from += from;
+        self.calls > before.0
     }
 
     fn note(&mut self, opcode: u16) {
@@ -64,13 +69,13 @@ impl Group {
         self.ends = may_wait(opcode);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.calls == 0
+    /// Where in the buffer the next call belongs.
+    fn end(&self) -> usize {
+        if self.is_empty() { 0 } else { self.buffer.len() }
     }
 
-    /// How many calls there are.
-    pub(crate) fn len(&self) -> usize {
-        self.calls
+    pub(crate) fn is_empty(&self) -> bool {
+        self.calls == 0
     }
 
     /// Whether the client waits for the last of its calls.
@@ -80,20 +85,19 @@ impl Group {
 
     /// Whether it takes no further call.
     pub(crate) fn is_full(&self) -> bool {
-        self.ends || self.calls >= GROUP_CALLS || self.frames.len() >= GROUP_BYTES
+        self.ends || self.calls >= GROUP_CALLS || self.end() >= GROUP_BYTES
     }
 
     /// The calls, in their order.
     pub(crate) fn calls(&self) -> Calls<'_> {
-        Calls { rest: &self.frames[self.from..] }
+        Calls { rest: &self.buffer[self.from..self.end()] }
     }
 
     fn frame_bytes(&self) -> u64 {
-        (self.frames.len() - self.from) as u64
+        (self.end() - self.from) as u64
     }
 
     pub(crate) fn clear(&mut self) {
-        self.frames.clear();
         (self.from, self.calls, self.ends) = (0, 0, false);
     }
 }
@@ -249,7 +253,7 @@ impl CallQueue {
             self.settle(&mut state);
         }
         group.clear();
-        if state.spare.len() < SPARE_GROUPS && group.frames.capacity() <= GROUP_BYTES {
+        if state.spare.len() < SPARE_GROUPS && group.buffer.capacity() <= GROUP_BYTES {
             state.spare.push(std::mem::take(group));
         }
         if holding && !self.is_due.load(Ordering::Relaxed) {
