@@ -49,7 +49,7 @@ pub(crate) fn run(server: &str, gates: &mut Gates, table: &mut Table) -> Result<
         // The table has time / time, the gate rate / rate.
         gates.judge(&G6, || {
             let launches = |at: &Distant| at.checked(|stepper| stepper.product.launches(1_000_000));
-            table.pairs(G6.what, 5, || launches(&base), || launches(&distant)).map(Measured::recip)
+            table.pairs(G6.what, 9, || launches(&base), || launches(&distant)).map(Measured::recip)
         })?;
     }
     let steps = [(&G16_1, 1, 50, 9), (&G16_10, 10, 15, 7), (&G16_100, 100, 3, 5)];

@@ -40,8 +40,8 @@ struct Namespace {
     descriptor: File,
 }
 
-/// Packets on one way, each with the time at which it is due.
-type Way = VecDeque<(Instant, Vec<u8>)>;
+/// Packets on one way, each with the time at which it is due and its length; the longest possible has room.
+type Way = VecDeque<(Instant, usize, Box<[u8]>)>;
 
 /// Addresses of the two ends; every network has its own namespaces, so all have the same ones.
 const NEAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -234,9 +234,10 @@ fn relay(devices: &[SyncDevice; 2], hold: Duration, stop: &OwnedFd) -> Result<()
     // Else the kernel may wake this thread 50 us late.
     set_current_timer_slack(NonZeroU64::new(1)).map_err(|error| format!("timer slack: {error}"))?;
     let mut ways = [Way::new(), Way::new()];
-    let mut packet = vec![0; usize::from(MTU)];
+    // The memory of packets that have gone: what is under way on a long way is fetched from the kernel once only.
+    let mut spare: Vec<Box<[u8]>> = Vec::new();
     loop {
-        let due = ways.iter().filter_map(|way| way.front()).map(|(due, _)| *due).min();
+        let due = ways.iter().filter_map(|way| way.front()).map(|(due, ..)| *due).min();
         let timeout = due.map(|due| timespec(due.saturating_duration_since(Instant::now())));
         let mut watched = [
             PollFd::new(&devices[0], PollFlags::IN),
@@ -253,17 +254,22 @@ fn relay(devices: &[SyncDevice; 2], hold: Duration, stop: &OwnedFd) -> Result<()
         }
         for (side, device) in devices.iter().enumerate().filter(|(side, _)| ready[*side]) {
             for _ in 0..TURN {
+                let mut packet = spare.pop().unwrap_or_else(|| vec![0; usize::from(MTU)].into_boxed_slice());
                 match device.recv(&mut packet) {
-                    Ok(bytes) => ways[side].push_back((Instant::now() + hold, packet[..bytes].to_vec())),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Ok(bytes) => ways[side].push_back((Instant::now() + hold, bytes, packet)),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        spare.push(packet);
+                        break;
+                    }
                     Err(error) => return Err(format!("receiving: {error}")),
                 }
             }
         }
         let now = Instant::now();
         for (side, way) in ways.iter_mut().enumerate() {
-            while let Some((_, packet)) = way.pop_front_if(|(due, _)| *due <= now) {
-                devices[1 - side].send(&packet).map_err(|error| format!("sending: {error}"))?;
+            while let Some((_, bytes, packet)) = way.pop_front_if(|(due, ..)| *due <= now) {
+                devices[1 - side].send(&packet[..bytes]).map_err(|error| format!("sending: {error}"))?;
+                spare.push(packet);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Bytes in, frames out: reads whole frames from anything that gives bytes.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::codec::Malformed;
 use crate::frame::Header;
@@ -92,7 +93,8 @@ impl FrameReader {
     }
 
     /// Takes the frames that lie whole in the buffer, as long as `take` says so of the next. They go behind the first `at`
-    /// bytes of `into`, in the place of what was there. Returns where in `into` the first byte that counts is.
+    /// bytes of `into`, in the place of what was there; what lies behind them there has no meaning. Returns where in `into`
+    /// the bytes that count are.
     ///
     /// Many of them go with the buffer, which `into` becomes then, if `at` is 0; its own memory is the next buffer.
     #[inline]
@@ -101,7 +103,7 @@ impl FrameReader {
         into: &mut Vec<u8>,
         at: usize,
         mut take: impl FnMut(&Header) -> bool,
-    ) -> usize {
+    ) -> Range<usize> {
         let first = self.start;
         while let Some(header) = self.next_header() {
             let whole = Header::SIZE as u64 + u64::from(header.length) + u64::from(header.bulk);
@@ -110,21 +112,23 @@ impl FrameReader {
             }
             self.start += usize::try_from(whole).expect("inside the buffer");
         }
-        let (taken, rest) = (self.start - first, self.end - self.start);
-        if taken == 0 {
-            return 0;
-        }
-        if at > 0 || taken < rest + FrameReader::MANY_BYTES {
-            into.truncate(at);
-            into.extend_from_slice(&self.buffer[first..self.start]);
-            return 0;
+        let (taken, rest) = (first..self.start, self.end - self.start);
+        if at > 0 || taken.len() < rest + FrameReader::MANY_BYTES {
+            let end = at + taken.len();
+            // Memory that is there already is not filled twice.
+            if end <= into.len() {
+                into[at..end].copy_from_slice(&self.buffer[taken]);
+            } else {
+                into.truncate(at);
+                into.extend_from_slice(&self.buffer[taken]);
+            }
+            return 0..end;
         }
         into.resize(FrameReader::BUFFER_BYTES, 0);
         into[..rest].copy_from_slice(&self.buffer[self.start..self.end]);
         std::mem::swap(into, &mut self.buffer);
-        into.truncate(self.start);
         (self.start, self.end) = (0, rest);
-        first
+        taken
     }
 
     /// Waits for the next frame's header.
@@ -281,14 +285,17 @@ mod tests {
         let pieces = [there, 1];
         let mut read = source(&bytes, &pieces);
         let mut reader = FrameReader::default();
-        assert_eq!((reader.take_whole(&mut Vec::new(), 0, |_| true), reader.next_header()), (0, None));
+        assert_eq!((reader.take_whole(&mut Vec::new(), 0, |_| true), reader.next_header()), (0..0, None));
         reader.refill(&mut read).expect("bytes");
         let mut taken = Vec::new();
-        assert_eq!(reader.take_whole(&mut taken, 0, |header| header.call.0 < 2), 0);
+        assert_eq!(reader.take_whole(&mut taken, 0, |header| header.call.0 < 2), 0..36);
         assert_eq!(taken, bytes[..36]);
         taken.extend([7; 9]);
-        assert_eq!(reader.take_whole(&mut taken, 36, |_| true), 0);
-        assert_eq!(taken, bytes[..108], "behind what counts there");
+        assert_eq!(reader.take_whole(&mut taken, 36, |header| header.call.0 < 3), 0..52);
+        assert_eq!(taken, bytes[..52], "behind what counts there");
+        taken.extend([7; 60]);
+        assert_eq!(reader.take_whole(&mut taken, 52, |_| true), 0..108);
+        assert_eq!((taken.len(), &taken[..108]), (112, &bytes[..108]), "in the place of what was there");
         assert!(!reader.has_frame());
         let mut arguments = Vec::new();
         let last = reader.header(&mut read).expect("a header");
@@ -305,14 +312,8 @@ mod tests {
         let mut read = source(&bytes, &[FrameReader::BUFFER_BYTES, 7]);
         let (mut reader, mut into, mut found) = (FrameReader::default(), Vec::new(), Vec::new());
         while found.len() < bytes.len() {
-            let mut is_new = false;
-            let from = reader.take_whole(&mut into, 0, |_| {
-                is_new = true;
-                true
-            });
-            if is_new {
-                found.extend_from_slice(&into[from..]);
-            }
+            let taken = reader.take_whole(&mut into, 0, |_| true);
+            found.extend_from_slice(&into[taken]);
             if found.len() < bytes.len() {
                 reader.refill(&mut read).expect("bytes");
             }

@@ -126,20 +126,6 @@ pub(crate) fn answer<T>(
     read(&arguments).map_err(malformed)
 }
 
-/// How far posts may run ahead: as far as a round trip reaches, lest the device wait for calls while the client waits to
-/// hear that earlier ones are issued. No further, because whatever another thread asks stands behind them.
-pub(crate) fn ahead_bytes(round_trip: Duration, control_bytes: u64) -> u64 {
-    let milliseconds = u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX);
-    // One call may cross the edge of the window: half of it is left for that.
-    AHEAD_BYTES.saturating_add(milliseconds.saturating_mul(AHEAD_BYTES_PER_MS)).min(control_bytes / 2)
-}
-
-/// How far posts may run ahead of the device where the server is near.
-const AHEAD_BYTES: u64 = 512 * 1024;
-/// What is added for each millisecond of the round trip: twenty million launches a second, for a round trip that becomes
-/// longer where the network or the worker is busy.
-const AHEAD_BYTES_PER_MS: u64 = 2 * 1024 * 1024;
-
 /// Program, process and host, for the server's log.
 fn who_am_i() -> String {
     let program = std::env::current_exe()
@@ -153,16 +139,6 @@ fn who_am_i() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn posts_run_ahead_as_far_as_the_round_trip_reaches() {
-        let granted = 16 * 1024 * 1024;
-        assert_eq!(ahead_bytes(Duration::from_micros(100), granted), 512 * 1024);
-        // 10 ms at two million launches of 90 bytes a second, thrice.
-        assert!(ahead_bytes(Duration::from_millis(10), granted) > 3 * 1_800_000);
-        assert_eq!(ahead_bytes(Duration::from_secs(1), granted), 8 * 1024 * 1024);
-        assert_eq!(ahead_bytes(Duration::MAX, 256 * 1024), 128 * 1024);
-    }
 
     /// What comes of a greeting that is answered with these bytes, and then with nothing.
     fn answered(bytes: &[u8]) -> ConnectError {

@@ -155,9 +155,11 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
     use std::sync::{Arc, Mutex};
     use std::time::{Duration, Instant};
 
+    use cuda_types::CUstream;
     use proto::MemoryCalls;
     use proto::frame::Header;
     use proto::handshake::{Began, Begin, Hello, VerbsOffer, Welcome};
@@ -274,5 +276,52 @@ mod tests {
         let call = server.receive().call;
         server.reply(call);
         is_lost_over(&session, call);
+    }
+
+    #[test]
+    fn what_comes_behind_a_long_wait_is_read_although_nobody_waits_any_more() {
+        let (mut server, session) = Server::begin();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| session.cuMemGetInfo_v2());
+            let call = server.receive().call;
+            // The progress thread looks, and goes to sleep until the waiting thread is done.
+            session.progress.wake();
+            while !session.is_left.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            server.reply(call);
+            assert_eq!(waiting.join().expect("no panic"), Ok((1, 2)));
+            server.reply(call);
+            is_lost_over(&session, call);
+        });
+    }
+
+    #[test]
+    fn a_link_is_read_while_a_program_only_posts() {
+        const CALLS: u32 = 20_000;
+        let (mut server, session) = Server::begin();
+        let memory = session.cuMemAlloc(4).expect("posted");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut last = server.receive().call;
+                while last.0 < CALLS {
+                    last = server.receive().call;
+                    if last.0 % 1000 == 0 {
+                        let mut frame = Vec::new();
+                        Issued { upto: last.0 }.append(&mut frame, 0);
+                        server.link.send(&[&frame]).expect("room");
+                    }
+                }
+                server.reply(last);
+                // Until the client has heard it and ended the link.
+                let mut read = |into: &mut [u8]| server.link.receive(into);
+                while server.frames.bulk(&mut [0; 64], &mut read).is_ok() {}
+            });
+            let end = Instant::now() + Duration::from_secs(60);
+            while session.cuMemsetD8Async(memory, 1, 4, CUstream::NULL).is_ok() {
+                assert!(Instant::now() < end, "an answer to a call that waits for none was taken");
+            }
+            assert!(session.is_lost());
+        });
     }
 }

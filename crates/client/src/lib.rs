@@ -6,7 +6,8 @@
 //!
 //! Layout:
 //! * [`remote`]: a device of the list and its session
-//! * [`session`]: posts, waits, and the role of the thread that reads; [`outgoing`]: its send buffer
+//! * [`session`]: posts, waits, and the role of the thread that reads; [`outgoing`]: its send buffer;
+//!   [`ahead`]: how far it runs ahead
 //! * [`incoming`]: what the worker sends
 //! * [`progress`]: the one thread that reads and sends while no program thread does
 //! * [`memory`], [`copy`], [`event`], [`launch`], [`host_function`]: chapters with a part on this side
@@ -20,6 +21,7 @@
 #![forbid(unsafe_code)]
 #![allow(non_snake_case, reason = "CUDA's calls keep CUDA's names")]
 
+mod ahead;
 mod bulk;
 pub mod connect;
 pub mod copy;

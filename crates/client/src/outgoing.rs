@@ -24,7 +24,7 @@ pub(crate) struct Outgoing {
     /// The progress thread has been told that the buffer is not empty, or looks by itself.
     pub(crate) announced: bool,
     pub(crate) watch: Watch,
-    /// A poster has written a full buffer since the progress thread last looked.
+    /// A poster has written a full buffer since the progress thread last looked, or goes on doing so.
     pub(crate) was_full: bool,
 }
 
@@ -106,6 +106,16 @@ impl Outgoing {
             }
             Watch::Busy { left, .. } => (false, Watch::Busy { calls, left: left + 1 }),
         }
+    }
+
+    /// A poster goes on that had to wait for the worker: it is about to fill whole buffers again. Whether the progress
+    /// thread must be told that there is something to look at.
+    pub(crate) fn resume(&mut self) -> bool {
+        if self.watch == Watch::Quiet {
+            self.watch = Watch::Busy { calls: self.next_call, left: 0 };
+        }
+        self.was_full = true;
+        !std::mem::replace(&mut self.announced, true)
     }
 
     #[cold]

@@ -1,9 +1,9 @@
 //! The one thread that serves all links while no program thread does, and the one that runs host functions.
 //!
 //! It is started with the first session. It reads links that nobody waits for, sends what messages ask for and what
-//! posts left in the send buffers. A link that a program thread waits for is left to that thread; while there is one,
-//! the progress thread looks again every few milliseconds instead of being told, which would cost every waiting call
-//! a system call.
+//! posts left in the send buffers. A link that a program thread waits for is left to that thread; the progress thread
+//! looks again after a few milliseconds instead of being told, which would cost every waiting call a system call. Only
+//! who still waits then has to tell it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -90,18 +90,28 @@ impl Progress {
 
     fn run(&self) {
         let (mut look, mut urgency) = (Look::Never, Urgency::of_this_thread());
+        // Whether the last sleep was one beside a thread that waits.
+        let mut were_awaited = false;
         loop {
             // Whoever sends whole buffers does so without this thread, and needs the processor more.
             urgency.set(look != Look::Later);
             let sessions = self.living();
-            let idle: Few<&Session> =
-                sessions.iter().map(|session| &**session).filter(|session| !session.is_awaited()).collect();
-            let patience = match (look, idle.len() < sessions.len()) {
-                (Look::Soon, _) => Some(&LOOK_SOON),
-                (Look::Later, _) => Some(&LOOK_LATER),
-                (Look::Never, true) => Some(&LOOK_AGAIN),
-                (Look::Never, false) => None,
+            let idle: Few<&Session> = sessions
+                .iter()
+                .map(|session| &**session)
+                .filter(|session| !session.is_awaited() && !session.streams.load(Ordering::Relaxed))
+                .collect();
+            let are_awaited = look == Look::Never && idle.len() < sessions.len();
+            let patience = match look {
+                Look::Soon => Some(&LOOK_SOON),
+                Look::Later => Some(&LOOK_LATER),
+                Look::Never if are_awaited => {
+                    let are_left = were_awaited && sessions.iter().all(|session| session.leave_to_waiter());
+                    (!are_left).then_some(&LOOK_AGAIN)
+                }
+                Look::Never => None,
             };
+            were_awaited = are_awaited;
             let readable = self.wait(&idle, patience);
             for (session, readable) in idle.iter().zip(readable) {
                 if readable && !session.is_awaited() {
@@ -175,8 +185,14 @@ impl Progress {
 impl Session {
     /// Sends what is due: pulled bytes, control messages, what posts left behind. When to look again.
     fn serve(&self) -> Look {
+        // Before what has been heard is answered.
+        if self.streams.load(Ordering::Relaxed) && !self.is_awaited() {
+            self.read_available();
+        }
         let look = self.write_leftovers();
         // The next bytes will be asked for as soon as these have arrived.
-        if self.send_pulled() && look == Look::Later { Look::Soon } else { look }
+        let look = if self.send_pulled() && look == Look::Later { Look::Soon } else { look };
+        self.streams.store(look == Look::Later, Ordering::Relaxed);
+        look
     }
 }

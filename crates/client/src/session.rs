@@ -10,6 +10,8 @@
 //!
 //! Locks, in the order in which they may be taken: `outgoing`, then `state`. Neither is held while reading.
 
+mod reading;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,15 +21,15 @@ use proto::calls::Row;
 use proto::codec::Malformed;
 use proto::control::Farewell;
 use proto::frame::{CallId, append};
-use proto::frames::{FrameError, FrameReader};
+use proto::frames::FrameReader;
 use proto::handshake::Began;
 use proto::{Caller, DeviceFacts};
 use transport::direct::DirectAccess;
 use transport::{Link, LinkError};
 use window::Window;
 
+use crate::ahead::Ahead;
 use crate::bulk::Bulk;
-use crate::connect;
 use crate::environment::{self, Environment, Severity};
 use crate::launch::LaunchLimits;
 use crate::ledger::{Account, Ledger};
@@ -58,8 +60,12 @@ pub struct Session {
     /// The sticky or link error, where it can be seen without a lock; 0 for none.
     broken: AtomicU32,
     pub(crate) progress: Arc<Progress>,
-    /// Bytes of calls that may be under way without being issued.
-    ahead_bytes: u64,
+    /// Whole buffers of calls are sent: the progress thread reads the link when it looks, not at each message that says how
+    /// many of them are issued.
+    pub(crate) streams: AtomicBool,
+    /// The progress thread sleeps until nobody waits for this link any more.
+    pub(crate) is_left: AtomicBool,
+    ahead: Ahead,
     farewell: AtomicBool,
     /// Held while an allocation is placed and its chunk is mapped.
     pub(crate) allocating: Mutex<()>,
@@ -112,7 +118,9 @@ impl Session {
             names: AtomicU64::new(0x100),
             broken: AtomicU32::new(0),
             progress: Arc::clone(&progress),
-            ahead_bytes: connect::ahead_bytes(greeted.round_trip, began.control_bytes),
+            streams: AtomicBool::new(false),
+            is_left: AtomicBool::new(false),
+            ahead: Ahead::new(greeted.round_trip, began.control_bytes),
             farewell: AtomicBool::new(false),
             allocating: Mutex::new(()),
             counters: Counters::default(),
@@ -200,7 +208,7 @@ impl Session {
     ) -> CuResult<(MutexGuard<'a, Outgoing>, CallId)> {
         self.check()?;
         let mut out = self.outgoing();
-        if out.bytes - out.issued_bytes > self.ahead_bytes {
+        if out.bytes - out.issued_bytes > self.ahead.bytes() {
             out = self.wait_for_backlog(out)?;
         }
         let call = out.next_call;
@@ -226,12 +234,21 @@ impl Session {
         &'a self,
         mut out: MutexGuard<'a, Outgoing>,
     ) -> CuResult<MutexGuard<'a, Outgoing>> {
+        // While whole buffers are sent, nobody may have read what has come.
+        drop(out);
+        self.read_available();
+        out = self.outgoing();
+        let mut has_waited = false;
         loop {
             let issued = self.state().issued;
             out.note_issued(issued);
-            if out.bytes - out.issued_bytes <= self.ahead_bytes {
+            if out.bytes - out.issued_bytes <= self.ahead.bytes() {
+                if has_waited && out.resume() {
+                    self.progress.wake();
+                }
                 return Ok(out);
             }
+            has_waited = true;
             self.flush_locked(&mut out)?;
             drop(out);
             let start = self.clock();
@@ -435,92 +452,6 @@ impl Session {
         code
     }
 
-    /// Waits until `done` finds what it looks for in the state, reading the link if nobody else does.
-    pub(crate) fn wait_until<T>(&self, mut done: impl FnMut(&mut State) -> Option<T>) -> CuResult<T> {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        let outcome = self.wait_inner(&mut done);
-        self.waiting.fetch_sub(1, Ordering::AcqRel);
-        outcome
-    }
-
-    fn wait_inner<T>(&self, done: &mut impl FnMut(&mut State) -> Option<T>) -> CuResult<T> {
-        let mut state = self.state();
-        loop {
-            if let Some(found) = done(&mut state) {
-                return Ok(found);
-            }
-            if let Some(error) = state.lost {
-                return Err(error);
-            }
-            if state.reading {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            state.reading = true;
-            drop(state);
-            let read = self.read_frames();
-            state = self.state();
-            state.reading = false;
-            self.notify_others(&state, 1);
-            if read.is_err() {
-                state.lost.get_or_insert(CuError::DEVICE_UNAVAILABLE);
-            }
-        }
-    }
-
-    /// Reads one frame and hands it out, and those that came with it: what lies in the buffer is announced by no
-    /// descriptor. The caller has the reading role.
-    fn read_frames(&self) -> Result<(), CuError> {
-        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = loop {
-            let read = self.receive_frame(&mut frames);
-            if read.is_err() || !frames.has_frame() {
-                break read;
-            }
-        };
-        drop(frames);
-        read.map_err(|error| match error {
-            FrameError::Link(error) => self.lose(&error),
-            FrameError::Malformed(malformed) => self.lose_with(&malformed.to_string()),
-        })
-    }
-
-    /// Reads what has arrived, without waiting, unless another thread is reading.
-    pub(crate) fn read_available(&self) {
-        {
-            let mut state = self.state();
-            if state.reading || state.lost.is_some() {
-                return;
-            }
-            state.reading = true;
-        }
-        loop {
-            let ready = {
-                let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-                frames.has_frame() || self.link.wait_readable(Duration::ZERO).unwrap_or(true)
-            };
-            if !ready || self.read_frames().is_err() {
-                break;
-            }
-        }
-        let mut state = self.state();
-        state.reading = false;
-        self.notify_others(&state, 0);
-    }
-
-    /// Has whoever waits look again; `own` of those who wait is the caller. Mostly nobody else does, and a notice costs a
-    /// system call. Whoever begins to wait is counted before it looks at the state, which is locked here.
-    fn notify_others(&self, _locked: &State, own: usize) {
-        if self.waiting.load(Ordering::Acquire) > own {
-            self.changed.notify_all();
-        }
-    }
-
-    /// Whether threads of the program wait for this link, and so read it.
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) > 0
-    }
-
     pub(crate) fn is_lost(&self) -> bool {
         self.state().lost.is_some()
     }
@@ -574,6 +505,7 @@ impl Caller for Session {
         write: &mut dyn FnMut(&mut Vec<u8>),
         read: &mut dyn FnMut(&[u8]) -> Result<(), Malformed>,
     ) -> CuResult<()> {
+        let asked = self.ahead.is_far().then(Instant::now);
         let (call, start) = {
             let (mut out, call) = self.append(row, write)?;
             let start = self.clock();
@@ -584,6 +516,7 @@ impl Caller for Session {
         self.counters.round_trips.fetch_add(1, Ordering::Relaxed);
         self.account(|account| account.asked(row));
         let reply = self.wait_until(|state| state.take_reply(call))?;
+        asked.into_iter().for_each(|asked| self.ahead.answered(asked.elapsed()));
         self.account_since(start, |account, waited| account.answered(row, waited, reply.value.len() as u64));
         if reply.error != 0 {
             let error = CuError(reply.error);

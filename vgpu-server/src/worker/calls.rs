@@ -5,6 +5,7 @@
 //! client thread's launches.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,21 +27,23 @@ pub(crate) struct Call<'a> {
 /// cost more than the calls do.
 #[derive(Default)]
 pub(crate) struct Group {
-    /// Their frames as they came, one behind the other. What lies before `from`, and all where there are no calls, is of
-    /// earlier groups: it is not cleared, because a buffer that is as long as it was need not be filled again.
+    /// In `frames`, their frames as they came, one behind the other. The rest is of earlier groups: it is not cleared,
+    /// because a buffer that is as long as it was need not be filled again.
     buffer: Vec<u8>,
-    from: usize,
+    frames: Range<usize>,
     calls: usize,
     ends: bool,
 }
 
 impl Group {
-    /// Adds a call's header; its arguments are to be appended to what this answers.
-    pub(crate) fn add(&mut self, header: &Header) -> &mut Vec<u8> {
-        self.buffer.truncate(self.end());
+    /// Adds a call's header and, with what `arguments` appends, its arguments.
+    pub(crate) fn add<T>(&mut self, header: &Header, arguments: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        self.buffer.truncate(self.frames.end);
         self.note(header.opcode);
         self.buffer.extend_from_slice(&header.encode());
-        &mut self.buffer
+        let added = arguments(&mut self.buffer);
+        self.frames.end = self.buffer.len();
+        added
     }
 
     /// Adds the calls that lie whole in the reader's buffer and satisfy `belongs`, up to the first that can wait; whether
@@ -50,9 +53,9 @@ impl Group {
         frames: &mut FrameReader,
         mut belongs: impl FnMut(&Group, &Header) -> bool,
     ) -> bool {
-        let before = (self.calls, self.end());
+        let before = self.calls;
         let mut buffer = std::mem::take(&mut self.buffer);
-        let from = frames.take_whole(&mut buffer, before.1, |header| {
+        let taken = frames.take_whole(&mut buffer, self.frames.end, |header| {
             let belongs = !self.ends && belongs(self, header);
             if belongs {
                 self.note(header.opcode);
@@ -60,18 +63,13 @@ impl Group {
             belongs
         });
         self.buffer = buffer;
-        self.from += from;
-        self.calls > before.0
+        self.frames = self.frames.start + taken.start..taken.end;
+        self.calls > before
     }
 
     fn note(&mut self, opcode: u16) {
         self.calls += 1;
         self.ends = may_wait(opcode);
-    }
-
-    /// Where in the buffer the next call belongs.
-    fn end(&self) -> usize {
-        if self.is_empty() { 0 } else { self.buffer.len() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -85,20 +83,20 @@ impl Group {
 
     /// Whether it takes no further call.
     pub(crate) fn is_full(&self) -> bool {
-        self.ends || self.calls >= GROUP_CALLS || self.end() >= GROUP_BYTES
+        self.ends || self.calls >= GROUP_CALLS || self.frames.end >= GROUP_BYTES
     }
 
     /// The calls, in their order.
     pub(crate) fn calls(&self) -> Calls<'_> {
-        Calls { rest: &self.buffer[self.from..self.end()] }
+        Calls { rest: &self.buffer[self.frames.clone()] }
     }
 
     fn frame_bytes(&self) -> u64 {
-        (self.end() - self.from) as u64
+        self.frames.len() as u64
     }
 
     pub(crate) fn clear(&mut self) {
-        (self.from, self.calls, self.ends) = (0, 0, false);
+        (self.frames, self.calls, self.ends) = (0..0, 0, false);
     }
 }
 
@@ -124,7 +122,7 @@ impl<'a> Iterator for Calls<'a> {
 const GROUP_CALLS: usize = 128;
 const GROUP_BYTES: usize = 64 * 1024;
 /// How many empty groups are kept.
-const SPARE_GROUPS: usize = 16;
+const SPARE_GROUPS: usize = 64;
 
 /// Whether a call can wait for the device, so that others must be able to go on meanwhile.
 pub(crate) fn may_wait(opcode: u16) -> bool {
@@ -343,7 +341,7 @@ mod tests {
     /// One call that can wait.
     fn call(id: u32) -> Group {
         let mut group = Group::default();
-        group.add(&header(id, 0x0101, 10)).extend([0; 10]);
+        group.add(&header(id, 0x0101, 10), |arguments| arguments.extend([0; 10]));
         group
     }
 
@@ -382,14 +380,16 @@ mod tests {
         for id in 1..=3 {
             assert!(!group.is_full());
             let opcode = if id == 3 { 0x0101 } else { 0x0701 };
-            group.add(&header(id.into(), opcode, id.into())).extend(vec![id; usize::from(id)]);
+            group.add(&header(id.into(), opcode, id.into()), |arguments| {
+                arguments.extend(vec![id; usize::from(id)]);
+            });
         }
         assert!(group.is_full());
         let found: Vec<_> = group.calls().map(|call| (call.id.0, call.arguments.to_vec())).collect();
         assert_eq!(found, [(1, vec![1]), (2, vec![2; 2]), (3, vec![3; 3])]);
         group.clear();
         for _ in 0..GROUP_CALLS {
-            group.add(&header(1, 0x0701, 0));
+            group.add(&header(1, 0x0701, 0), |_| ());
         }
         assert!(group.is_full(), "or with as many as there may be");
     }
@@ -407,7 +407,10 @@ mod tests {
         };
         let first = frames.header(&mut read).expect("a header");
         let mut group = Group::default();
-        frames.append_arguments(first.length, group.add(&first), &mut read).expect("they are there");
+        let arguments = |into: &mut Vec<u8>| {
+            frames.append_arguments(first.length, into, &mut read).expect("they are there")
+        };
+        group.add(&first, arguments);
         let ids = |group: &Group| group.calls().map(|call| call.id.0).collect::<Vec<_>>();
         group.add_whole(&mut frames, |_, _| false);
         assert_eq!(ids(&group), [1], "none belongs to it");

@@ -74,7 +74,7 @@ impl Worker {
         if header.opcode >= FIRST_CALL {
             no_bulk(&header).map_err(SessionEnd::Malformed)?;
             let is_first = group.is_empty();
-            frames.append_arguments(header.length, group.add(&header), &mut read)?;
+            group.add(&header, |into| frames.append_arguments(header.length, into, &mut read))?;
             if is_first {
                 self.make_now(group).map_err(SessionEnd::Malformed)?;
             }

@@ -80,3 +80,18 @@ fn while_whole_buffers_are_sent_nothing_else_is_and_looks_are_rarer() {
     assert_eq!(out.look(false), (true, Look::Never), "nothing more has come");
     assert!(!out.announced, "posters tell the progress thread again");
 }
+
+#[test]
+fn a_poster_that_goes_on_after_waiting_for_the_worker_is_not_disturbed() {
+    // It fills a buffer; the progress thread knows of it, or is told once.
+    for (watch, announced) in [(Watch::Quiet, false), (busy(5, 2), true)] {
+        let mut out = seen(watch, 5, false);
+        out.announced = announced;
+        assert_eq!((out.resume(), out.resume()), (!announced, false));
+        out.next_call = CallId(9);
+        out.buffer.push(0);
+        assert_eq!(out.look(false), (false, Look::Later));
+        // It posts no more.
+        assert_eq!(out.look(false), (true, Look::Never));
+    }
+}
