@@ -90,8 +90,8 @@ impl Progress {
 
     fn run(&self) {
         let (mut look, mut urgency) = (Look::Never, Urgency::of_this_thread());
-        // Whether the last sleep was one beside a thread that waits.
-        let mut were_awaited = false;
+        // Whether it has slept a little beside threads that wait.
+        let mut has_slept = false;
         loop {
             // Whoever sends whole buffers does so without this thread, and needs the processor more.
             urgency.set(look != Look::Later);
@@ -102,16 +102,14 @@ impl Progress {
                 .filter(|session| !session.is_awaited() && !session.streams.load(Ordering::Relaxed))
                 .collect();
             let are_awaited = look == Look::Never && idle.len() < sessions.len();
+            let are_left =
+                are_awaited && has_slept && sessions.iter().all(|session| session.leave_to_waiter());
+            has_slept = are_awaited && !are_left;
             let patience = match look {
                 Look::Soon => Some(&LOOK_SOON),
                 Look::Later => Some(&LOOK_LATER),
-                Look::Never if are_awaited => {
-                    let are_left = were_awaited && sessions.iter().all(|session| session.leave_to_waiter());
-                    (!are_left).then_some(&LOOK_AGAIN)
-                }
-                Look::Never => None,
+                Look::Never => has_slept.then_some(&LOOK_AGAIN),
             };
-            were_awaited = are_awaited;
             let readable = self.wait(&idle, patience);
             for (session, readable) in idle.iter().zip(readable) {
                 if readable && !session.is_awaited() {
