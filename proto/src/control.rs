@@ -49,7 +49,7 @@ control! {
     0x001f Farewell {}
 
     /// Worker to client: all calls up to `upto` are issued.
-    0x0021 Issued { upto: u32 }
+    0x0021 Issued { upto: u32, /** How many bytes of calls keep this device busy: what a client that is near may run ahead. */ ahead: u32 }
     /// Worker to client: this range of the upload staging is free again.
     0x0022 Credit { staging: u64, bytes: u64 }
     /// Worker to client: the stream has arrived at this copy; send its bytes.

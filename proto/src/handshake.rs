@@ -15,7 +15,7 @@ use crate::facts::DeviceFacts;
 use crate::frame::{CallId, append};
 
 /// The oldest and the newest protocol version that this build speaks.
-pub const VERSIONS: (u16, u16) = (3, 3);
+pub const VERSIONS: (u16, u16) = (4, 4);
 
 /// Client: who I am.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]

@@ -52,6 +52,7 @@ impl Session {
             Credit::OPCODE => self.credited(Credit::read(arguments)?),
             Issued::OPCODE => {
                 let issued = Issued::read(arguments)?;
+                self.ahead.near(u64::from(issued.ahead));
                 self.state().mark_issued(CallId(issued.upto));
                 Ok(())
             }
@@ -308,7 +309,7 @@ mod tests {
                     last = server.receive().call;
                     if last.0 % 1000 == 0 {
                         let mut frame = Vec::new();
-                        Issued { upto: last.0 }.append(&mut frame, 0);
+                        Issued { upto: last.0, ahead: 1 << 20 }.append(&mut frame, 0);
                         server.link.send(&[&frame]).expect("room");
                     }
                 }

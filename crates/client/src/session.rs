@@ -65,7 +65,7 @@ pub struct Session {
     pub(crate) streams: AtomicBool,
     /// The progress thread sleeps until nobody waits for this link any more.
     pub(crate) is_left: AtomicBool,
-    ahead: Ahead,
+    pub(crate) ahead: Ahead,
     farewell: AtomicBool,
     /// Held while an allocation is placed and its chunk is mapped.
     pub(crate) allocating: Mutex<()>,

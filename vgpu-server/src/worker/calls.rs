@@ -91,7 +91,12 @@ impl Group {
         Calls { rest: &self.buffer[self.frames.clone()] }
     }
 
-    fn frame_bytes(&self) -> u64 {
+    /// Whether it tells how fast calls are issued: it has many, and the client waits for none.
+    pub(crate) fn is_posted_and_long(&self) -> bool {
+        !self.ends && self.frame_bytes() >= LONG_BYTES
+    }
+
+    pub(crate) fn frame_bytes(&self) -> u64 {
         self.frames.len() as u64
     }
 
@@ -121,6 +126,8 @@ impl<'a> Iterator for Calls<'a> {
 
 const GROUP_CALLS: usize = 128;
 const GROUP_BYTES: usize = 64 * 1024;
+/// From how many bytes of frames on a group is long.
+const LONG_BYTES: u64 = 8 * 1024;
 /// How many empty groups are kept.
 const SPARE_GROUPS: usize = 64;
 

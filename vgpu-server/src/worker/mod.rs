@@ -11,6 +11,7 @@ mod busy;
 mod calls;
 pub mod gpudirect;
 mod outbox;
+mod pace;
 mod reader;
 mod staging;
 mod transfers;
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cuda_types::CuError;
 use proto::calls::{self as table, Class, Row};
@@ -38,6 +39,7 @@ use busy::{Busy, add_alone, light_bytes};
 use calls::{Call, CallQueue, Group, may_wait};
 use gpudirect::GpuDirect;
 use outbox::{Message, Outbox};
+use pace::Pace;
 use transfers::{Lender, Transfers};
 use usage::Usage;
 use verbs::DirectLink;
@@ -178,6 +180,7 @@ pub fn serve(
         outbox: Arc::clone(&outbox),
         counts: (0..table::OPCODE_END).map(|_| AtomicU64::new(0)).collect(),
         unacknowledged: AtomicU64::new(0),
+        pace: Pace::default(),
         // However large the window: a client that is near uses little of it.
         issued_quantum: (options.control_bytes / 4).min(ISSUED_BYTES),
         malformed: Mutex::default(),
@@ -300,6 +303,7 @@ struct Worker {
     /// Bytes of calls issued since the client was last told.
     unacknowledged: AtomicU64,
     issued_quantum: u64,
+    pace: Pace,
     /// Why the issuer ended the session.
     malformed: Mutex<Option<Malformed>>,
     /// The client is gone and nobody wants the answers.
@@ -345,6 +349,8 @@ impl Worker {
         let (mut holding, mut group) = (false, Group::default());
         while self.queue.next(holding, &mut group) {
             holding = true;
+            // The clock costs little beside many calls.
+            let start = group.is_posted_and_long().then(Instant::now);
             for call in group.calls() {
                 // As with those that are queued yet.
                 if self.gone.load(Ordering::Acquire) {
@@ -370,6 +376,9 @@ impl Worker {
                     self.queue.leave();
                     return;
                 }
+            }
+            if let Some(start) = start {
+                self.pace.issued(group.frame_bytes(), start);
             }
         }
         self.queue.leave();
@@ -436,7 +445,7 @@ impl Worker {
                 let bytes = (Header::SIZE + call.arguments.len()) as u64;
                 if add_alone(&self.unacknowledged, bytes) + bytes >= self.issued_quantum {
                     self.unacknowledged.store(0, Ordering::Relaxed);
-                    Issued { upto: call.id.0 }.append(&mut frame, 0);
+                    Issued { upto: call.id.0, ahead: self.pace.ahead() }.append(&mut frame, 0);
                 }
             }
         }
