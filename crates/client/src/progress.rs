@@ -96,15 +96,13 @@ impl Progress {
             // Whoever sends whole buffers does so without this thread, and needs the processor more.
             urgency.set(look != Look::Later);
             let sessions = self.living();
-            let idle: Few<&Session> = sessions
+            // Those that stream are read when they are looked at.
+            let (idle, others): (Few<&Session>, Few<&Session>) = sessions
                 .iter()
                 .map(|session| &**session)
-                .filter(|session| !session.is_awaited() && !session.streams.load(Ordering::Relaxed))
-                .collect();
-            let are_awaited = look == Look::Never && idle.len() < sessions.len();
-            let are_left =
-                are_awaited && has_slept && sessions.iter().all(|session| session.leave_to_waiter());
-            has_slept = are_awaited && !are_left;
+                .partition(|session| !session.is_awaited() && !session.streams.load(Ordering::Relaxed));
+            let are_left = has_slept && others.iter().all(|session| session.leave_to_waiter());
+            has_slept = look == Look::Never && !others.is_empty() && !are_left;
             let patience = match look {
                 Look::Soon => Some(&LOOK_SOON),
                 Look::Later => Some(&LOOK_LATER),
@@ -116,7 +114,7 @@ impl Progress {
                     session.read_available();
                 }
             }
-            drop(idle);
+            drop((idle, others));
             drop(sessions);
             // Anew: the signal may have been for a session that came while this thread slept.
             look = self.living().iter().map(|session| session.serve()).max().unwrap_or(Look::Never);

@@ -100,12 +100,9 @@ impl Session {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// Has the last thread that waits for this link tell the progress thread, if any waits now; whether the progress thread
-    /// need not look by itself.
+    /// Has the last thread that waits for this link tell the progress thread; whether there is one, so that the progress
+    /// thread need not look by itself.
     pub(crate) fn leave_to_waiter(&self) -> bool {
-        if !self.is_awaited() {
-            return true;
-        }
         self.is_left.store(true, Ordering::SeqCst);
         // Who has gone before it was stored tells nobody.
         self.is_awaited() || !self.is_left.swap(false, Ordering::SeqCst)
