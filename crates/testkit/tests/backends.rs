@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use client::Session;
 use cuda_types::{CUdeviceptr, CUfunction, CUmodule, CUstream, CuError, CuResult, Dim3};
@@ -265,7 +266,13 @@ fn streams_wait_for_values_that_others_write(backend: &Backend<'_>) {
         let bytes = driver.cuMemcpyDtoH_v2(at(1024), 12, writing).expect("readable");
         bytes.chunks(4).map(|word| word[0]).collect::<Vec<u8>>()
     };
-    let until = |wanted: [u8; 3]| (0..20_000).any(|_| seen() == wanted);
+    let end = Instant::now() + Duration::from_secs(60);
+    let until = |wanted: [u8; 3]| {
+        while seen() != wanted && Instant::now() < end {
+            std::thread::yield_now();
+        }
+        seen() == wanted
+    };
     driver.cuStreamWriteValue32_v2(writing, at(0), 6, 0).expect("written");
     assert_eq!(seen(), [0, 0, 0]);
     assert_eq!(driver.cuStreamQuery(waiting), Err(CuError::NOT_READY));
