@@ -143,7 +143,7 @@ pub(crate) const G13: Gate =
     gate("G13", "round trips of a full device enumeration, after the handshake", AtMost, 0.0, 0.0, Count);
 pub(crate) const G14: Gate = gate(
     "G14",
-    "round trips of malloc, free, stream and event create, record, destroy, covered query, function attribute, occupancy asked again",
+    "round trips of malloc, free, stream and event create, record, destroy, covered query, function attribute, occupancy",
     AtMost,
     0.0,
     0.0,

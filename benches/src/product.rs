@@ -220,11 +220,14 @@ impl Product {
         let event = session.cuEventCreate(0).map_err(cuda("an event"))?;
         session.cuEventRecord(event, stream).map_err(cuda("recording"))?;
         session.cuStreamSynchronize(stream).map_err(cuda("synchronize"))?;
-        // The device answers once, and is not asked again.
-        let resident = session.resident_blocks(&self.function, 128, 0, 0).map_err(cuda("occupancy"))?;
         let before = session.statistics().round_trips;
-        if session.resident_blocks(&self.function, 128, 0, 0) != Ok(resident) {
-            return Err("the device's occupancy has changed".into());
+        // The device's own answers, whole warps of all sizes and twice.
+        for threads in (32..=1024).step_by(32).chain([128]) {
+            let resident =
+                session.resident_blocks(&self.function, threads, 0, 0).map_err(cuda("occupancy"))?;
+            if resident != 2048 / threads {
+                return Err(format!("{resident} blocks of {threads} threads fit on a multiprocessor"));
+            }
         }
         let memory = session.cuMemAlloc(1000).map_err(cuda("device memory"))?;
         let found = session.allocation(memory).ok_or("an allocation is not known")?;

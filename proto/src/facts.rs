@@ -40,6 +40,9 @@ pub struct FunctionFacts {
     pub offsets: Vec<u32>,
     /// `attributes[n]` is `CUfunction_attribute` number `n`.
     pub attributes: Vec<i32>,
+    /// How many blocks of 32 threads fit on one multiprocessor, of 64, of 96 and so on, without dynamic shared memory and with
+    /// the attributes above (`cuOccupancyMaxActiveBlocksPerMultiprocessor`). What lies beyond the end must be asked.
+    pub resident: Vec<u16>,
     /// Why the kernel cannot run on this device, in one line; `None` if it can.
     pub unsupported: Option<String>,
 }

@@ -536,8 +536,9 @@ mod tests {
     fn a_kernel_with_impossible_parameters_cannot_be_launched() {
         let unsupported = |parameters: Vec<u32>| {
             let offsets = vec![0; parameters.len()];
-            let (name, attributes) = ("kernel".into(), Vec::new());
-            bounded(FunctionFacts { name, parameters, offsets, attributes, unsupported: None }).unsupported
+            let (name, attributes, resident) = ("kernel".into(), Vec::new(), Vec::new());
+            let facts = FunctionFacts { name, parameters, offsets, attributes, resident, unsupported: None };
+            bounded(facts).unsupported
         };
         assert_eq!(unsupported(vec![8; 4095]), None);
         assert!(unsupported(vec![8; 4096]).is_some() && unsupported(vec![u32::MAX; 3]).is_some());

@@ -76,6 +76,8 @@ pub struct Function {
     attributes: Mutex<Vec<i32>>,
     /// Blocks that fit a multiprocessor, by what was asked: threads of a block, dynamic shared memory, flags.
     resident: Mutex<FxHashMap<(i32, u64, u32), i32>>,
+    /// The program has changed what this depends on; before, the facts tell it for whole warps.
+    is_changed: AtomicBool,
     /// Its module is gone.
     is_unloaded: AtomicBool,
 }
@@ -90,6 +92,20 @@ impl Function {
         self.resident.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What came with the module.
+    fn told_resident(&self, asked: (i32, u64, u32)) -> Option<i32> {
+        let (block, 0, 0) = asked else { return None };
+        let warps = usize::try_from(block).ok().filter(|threads| threads % WARP == 0)? / WARP;
+        let told = self.facts.resident.get(warps.checked_sub(1)?)?;
+        (!self.is_changed.load(Ordering::Acquire)).then_some(i32::from(*told))
+    }
+
+    /// The program has changed what residence depends on.
+    fn forget_resident(&self) {
+        self.is_changed.store(true, Ordering::Release);
+        self.resident().clear();
+    }
+
     fn attributes(&self) -> MutexGuard<'_, Vec<i32>> {
         self.attributes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -100,6 +116,9 @@ impl Function {
         if is_here { Ok(()) } else { Err(CuError::INVALID_HANDLE) }
     }
 }
+
+/// Threads of a warp.
+const WARP: usize = 32;
 
 /// The most answers about residence that a function keeps.
 const RESIDENT_LIMIT: usize = 4096;
@@ -175,6 +194,7 @@ impl Session {
             dynamic_shared_bytes: AtomicU32::new(self.dynamic_shared_bytes(&facts.attributes)),
             attributes: Mutex::new(facts.attributes.clone()),
             resident: Mutex::default(),
+            is_changed: AtomicBool::new(false),
             is_unloaded: AtomicBool::new(false),
             facts,
         });
@@ -225,7 +245,7 @@ impl Session {
         if let Some(slot) = usize::try_from(attribute.0).ok().and_then(|index| attributes.get_mut(index)) {
             *slot = value;
             function.dynamic_shared_bytes.store(self.dynamic_shared_bytes(&attributes), Ordering::Relaxed);
-            function.resident().clear();
+            function.forget_resident();
         }
         Ok(())
     }
@@ -234,12 +254,13 @@ impl Session {
     pub fn set_cache_config(&self, function: &Function, config: u32) -> CuResult<()> {
         function.check(self)?;
         self.cuFuncSetCacheConfig(function.handle, config)?;
-        function.resident().clear();
+        function.forget_resident();
         Ok(())
     }
 
-    /// `cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags`. The device is asked once: its answer depends on nothing but
-    /// the kernel, its attributes and what is asked.
+    /// `cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags`. The module's facts tell it for whole warps without dynamic
+    /// shared memory; else the device is asked, once: its answer depends on nothing but the kernel, its attributes and what
+    /// is asked.
     pub fn resident_blocks(
         &self,
         function: &Function,
@@ -250,6 +271,9 @@ impl Session {
         self.check()?;
         function.check(self)?;
         let asked = (block, shared_bytes, flags);
+        if let Some(blocks) = function.told_resident(asked) {
+            return Ok(blocks);
+        }
         if let Some(blocks) = function.resident().get(&asked) {
             return Ok(*blocks);
         }

@@ -79,9 +79,16 @@ impl NvidiaGpu {
     fn facts_of(&self, module: u64, variables: BTreeSet<String>) -> CuResult<ModuleFacts> {
         let functions = self.functions(module)?;
         let globals = variables.into_iter().filter_map(|name| self.global(module, name)).collect();
-        let described =
-            functions.into_iter().map(|function| self.describe(function)).collect::<CuResult<_>>()?;
-        Ok(ModuleFacts { functions: described, globals })
+        // A library with thousands of kernels would wait for answers that nobody wants.
+        let asks_residence = functions.len() <= RESIDENCE_FUNCTIONS;
+        let described = functions.into_iter().map(|function| {
+            let mut facts = self.describe(function)?;
+            if asks_residence {
+                facts.resident = self.residence(function, &facts.attributes);
+            }
+            Ok(facts)
+        });
+        Ok(ModuleFacts { functions: described.collect::<CuResult<_>>()?, globals })
     }
 
     /// CUDA 12.4 and newer can list functions; without that a client cannot be told parameter layouts.
@@ -117,7 +124,22 @@ impl NvidiaGpu {
         });
         let attributes = attributes.collect();
         let (parameters, offsets) = self.layout(function)?;
-        Ok(FunctionFacts { name, parameters, offsets, attributes, unsupported: None })
+        Ok(FunctionFacts { name, parameters, offsets, attributes, resident: Vec::new(), unsupported: None })
+    }
+
+    /// [`FunctionFacts::resident`]: as far as the driver answers.
+    fn residence(&self, function: u64, attributes: &[i32]) -> Vec<u16> {
+        let most = attributes.first().copied().unwrap_or(0).min(MOST_THREADS);
+        let of = |threads| {
+            let blocks = self.cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+                CUfunction(function),
+                threads,
+                0,
+                0,
+            );
+            blocks.ok().and_then(|blocks| u16::try_from(blocks).ok())
+        };
+        (32..=most).step_by(32).map_while(of).collect()
     }
 
     /// Sizes and offsets of a function's parameters, by ordinal.
@@ -238,6 +260,12 @@ impl ModuleCalls for NvidiaGpu {
         Ok(blocks)
     }
 }
+
+/// Up to how many kernels of a module the driver is asked how many blocks fit on a multiprocessor: 32 questions each, of
+/// less than a microsecond.
+const RESIDENCE_FUNCTIONS: usize = 64;
+/// CUDA C++ Programming Guide, "Compute Capabilities": threads of a block.
+const MOST_THREADS: i32 = 1024;
 
 /// An image where the driver can read it: on a 16-byte boundary, with zeros behind it.
 ///

@@ -176,6 +176,7 @@ impl JitProgram {
             parameters: function.param_layout().iter().map(|parameter| parameter.size).collect(),
             offsets: function.param_layout().iter().map(|parameter| parameter.offset).collect(),
             attributes,
+            resident: Vec::new(),
             unsupported,
         }
     }

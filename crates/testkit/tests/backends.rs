@@ -1,6 +1,7 @@
 //! One body, every backend: the software GPU itself, a client over memory and over TCP, cudarc on the software GPU's
 //! own `libcuda.so.1`, and an NVIDIA GPU where there is one.
 
+use std::ffi::CString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -109,6 +110,24 @@ fn variables_of_a_module_can_be_read_and_written(backend: &Backend<'_>) {
     };
     assert_eq!(sizes("scale"), Some(vec![8, 8, 4, 4]));
     assert_eq!(sizes("forever"), Some(vec![]));
+}
+
+fn a_module_tells_how_many_blocks_fit_on_a_multiprocessor(backend: &Backend<'_>) {
+    let (module, facts) = backend
+        .driver
+        .cuModuleLoadData(vec![kernels::MODULE.as_bytes()])
+        .expect("PTX that every device takes");
+    for kernel in &facts.functions {
+        let name = CString::new(kernel.name.clone()).expect("a name");
+        let function = backend.driver.cuModuleGetFunction(module, &name).expect("a kernel");
+        assert_eq!(i32::try_from(kernel.resident.len() * 32), Ok(kernel.attributes[0]), "{}", kernel.name);
+        for (told, threads) in kernel.resident.iter().zip((32..).step_by(32)) {
+            let fit =
+                backend.driver.cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(function, threads, 0, 0);
+            assert_eq!(fit, Ok(i32::from(*told)), "{} with {threads} threads", kernel.name);
+        }
+    }
+    assert!(!facts.functions.is_empty());
 }
 
 fn streams_and_events_keep_order(backend: &Backend<'_>) {
@@ -348,6 +367,7 @@ on_every_backend! {
     memory_keeps_what_was_put_there
     kernels_compute_and_meet_at_barriers
     variables_of_a_module_can_be_read_and_written
+    a_module_tells_how_many_blocks_fit_on_a_multiprocessor
     streams_and_events_keep_order
     a_name_that_does_not_exist_is_not_found
     a_fault_breaks_the_context_and_stays

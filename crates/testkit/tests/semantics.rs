@@ -6,6 +6,7 @@ use client::launch::{Function, LaunchConfig};
 use client::{LaunchRefusal, Session};
 use cuda_types::attribute::FunctionAttribute;
 use cuda_types::{CUdeviceptr, CUstream, CuError, HostSpan};
+use proto::ModuleCalls;
 use proto::calls::module::load_bytes;
 use proto::codec::MESSAGE_LIMIT;
 use proto::frame::Header;
@@ -103,13 +104,21 @@ fn a_faulted_device_can_be_used_again_after_many_faults(wire: Wire) {
 fn the_device_is_asked_for_occupancy_once_until_an_attribute_changes_it(wire: Wire) {
     let (_harness, session) = connect(wire, 0);
     let poke = kernel(&session, MODULE, "poke");
-    let asked = |shared| {
+    let asked_of = |threads, shared| {
         let before = session.statistics().round_trips;
-        (session.resident_blocks(&poke, 128, shared, 0), session.statistics().round_trips - before)
+        (session.resident_blocks(&poke, threads, shared, 0), session.statistics().round_trips - before)
     };
+    let asked = |shared| asked_of(128, shared);
     let (plain, round_trips) = asked(0);
-    assert!(plain.expect("a good launch") > 1 && round_trips == 1);
-    assert_eq!(asked(0), (plain, 0));
+    assert!(plain.expect("a good launch") > 1 && round_trips == 0, "it came with the module");
+    for threads in (32..=1024).step_by(32) {
+        let device = session.cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(poke.handle, threads, 0, 0);
+        assert_eq!(asked_of(threads, 0), (device, 0));
+    }
+    assert_eq!((asked_of(100, 0).1, asked_of(100, 0).1), (1, 0), "no whole warps");
+    assert_eq!((asked_of(1056, 0).1, asked_of(1056, 0).1), (1, 0), "beyond what was told");
+    assert_eq!(asked_of(0, 0), (Err(CuError::INVALID_VALUE), 1));
+    assert_eq!(asked_of(-32, 0), (Err(CuError::INVALID_VALUE), 1));
     let (with_shared, round_trips) = asked(40 << 10);
     assert!(with_shared.ok() < plain.ok() && round_trips == 1, "{with_shared:?} of {plain:?}");
     assert_eq!(asked(40 << 10), (with_shared, 0));

@@ -95,7 +95,8 @@ fn kernels(image: &[u8]) -> Vec<FunctionFacts> {
 
 fn function(name: String, (parameters, offsets): (Vec<u32>, Vec<u32>)) -> FunctionFacts {
     let attributes = vec![1024, 0, 0, 0, 32, 90, 90, 0, 49152, 0, 0, 0, 0, 0, 0, 0];
-    FunctionFacts { name, parameters, offsets, attributes, unsupported: None }
+    let resident = (1..=1024 / 32).map(|warps| 2048 / 32 / warps).collect();
+    FunctionFacts { name, parameters, offsets, attributes, resident, unsupported: None }
 }
 
 /// Kernels of a PTX text and the sizes of their parameters.

@@ -294,7 +294,8 @@ impl ModuleCalls for SoftGpu {
         let texts = images.iter().map(|image| self.text(image)).collect::<CuResult<Vec<_>>>()?;
         let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
         let program = self.engine.load(&texts, self.memory.window())?;
-        let facts = ModuleFacts { functions: program.functions(), globals: program.globals() };
+        let functions = program.functions().into_iter().map(facts::with_residence).collect();
+        let facts = ModuleFacts { functions, globals: program.globals() };
         for global in &facts.globals {
             self.memory.add_variable(global.address, global.bytes);
         }

@@ -137,6 +137,13 @@ pub(super) fn device(options: &SoftOptions, ordinal: u32) -> DeviceFacts {
     }
 }
 
+/// Tells how many blocks of each number of whole warps fit on one multiprocessor.
+pub(super) fn with_residence(mut facts: FunctionFacts) -> FunctionFacts {
+    let blocks = (WARP..=1024).step_by(WARP as usize).map(|threads| resident_blocks(&facts, threads, 0));
+    facts.resident = blocks.map_while(|blocks| u16::try_from(blocks).ok()).collect();
+    facts
+}
+
 /// Blocks of `block_size` threads that fit on one multiprocessor.
 pub(super) fn resident_blocks(facts: &FunctionFacts, block_size: i32, dynamic_shared_bytes: u64) -> i32 {
     let attribute = |number: usize| facts.attributes.get(number).copied().unwrap_or(0);
