@@ -57,6 +57,7 @@ pub(crate) fn run(server: &str, gates: &mut Gates, table: &mut Table) -> Result<
     Ok(())
 }
 
+/// Judges [`G6`]: a million launches and a synchronize, over both.
 fn launch_rate(
     base: &Distant,
     distant: &Distant,

@@ -61,8 +61,8 @@ impl Ahead {
         self.settle();
     }
 
-    /// What keeps the device busy, by the worker's measure.
-    pub(crate) fn near(&self, bytes: u64) {
+    /// The worker has told how much keeps the device busy.
+    pub(crate) fn told(&self, bytes: u64) {
         self.near.store(bytes.max(NEAR_BYTES), Ordering::Relaxed);
         self.settle();
     }
@@ -95,13 +95,13 @@ mod tests {
     #[test]
     fn posts_run_ahead_as_far_as_the_worker_is_fast() {
         let ahead = Ahead::new(Duration::from_millis(2), GRANTED);
-        ahead.near(3 << 20);
+        ahead.told(3 << 20);
         assert_eq!(ahead.bytes(), (3 << 20) + 2 * BYTES_PER_MS);
-        ahead.near(1 << 20);
+        ahead.told(1 << 20);
         assert_eq!(ahead.bytes(), (1 << 20) + 2 * BYTES_PER_MS);
-        ahead.near(0);
+        ahead.told(0);
         assert_eq!(ahead.bytes(), NEAR_BYTES + 2 * BYTES_PER_MS, "some way is needed to hear of it");
-        ahead.near(u64::MAX);
+        ahead.told(u64::MAX);
         assert_eq!(ahead.bytes(), GRANTED / 2, "and no further than it has memory");
     }
 

@@ -4,9 +4,9 @@
 //! The buffer is written when a call waits, when it is half full, or by the progress thread, which is told when the
 //! buffer stops being empty.
 //!
-//! At most one thread reads the link at a time: the one that waits for a reply, else the progress thread. It hands
-//! out what arrives and never sends: what a message asks to be sent is left to the progress thread. The worker's
-//! reader never waits either, so two full links cannot wait for each other.
+//! At most one thread reads the link at a time (`session/reading.rs`): the one that waits for a reply, else the
+//! progress thread. It hands out what arrives and never sends: what a message asks to be sent is left to the progress
+//! thread. The worker's reader never waits either, so two full links cannot wait for each other.
 //!
 //! Locks, in the order in which they may be taken: `outgoing`, then `state`. Neither is held while reading.
 
@@ -516,7 +516,9 @@ impl Caller for Session {
         self.counters.round_trips.fetch_add(1, Ordering::Relaxed);
         self.account(|account| account.asked(row));
         let reply = self.wait_until(|state| state.take_reply(call))?;
-        asked.into_iter().for_each(|asked| self.ahead.answered(asked.elapsed()));
+        if let Some(asked) = asked {
+            self.ahead.answered(asked.elapsed());
+        }
         self.account_since(start, |account, waited| account.answered(row, waited, reply.value.len() as u64));
         if reply.error != 0 {
             let error = CuError(reply.error);
